@@ -1,0 +1,1 @@
+"""nixery_core."""

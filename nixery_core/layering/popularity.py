@@ -1,0 +1,41 @@
+"""How widely packages are used: what decides which store paths share a layer."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+
+import attrs
+
+from nixery_core.errors import InvalidDocument
+from nixery_core.model.oci import canonical_json
+from nixery_core.model.storepath import StorePath
+
+
+@attrs.frozen
+class Popularity:
+    """For each package name, without version, the number of packages or images whose closure holds it.
+
+    It must come from outside the image at hand: counted inside one image it would make the same
+    package land in different layers of different images.
+
+    >>> Popularity({"glibc": 70000}).of(StorePath.parse("zrzmnkqhydmgsi8bwmmgx07w74jc6xvw-glibc-2.36"))
+    70000
+    """
+
+    counts: Mapping[str, int] = attrs.field(factory=dict, converter=dict)
+
+    def __attrs_post_init__(self) -> None:
+        for name, count in self.counts.items():
+            if not isinstance(name, str) or not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise InvalidDocument(f"popularity is a count by package name, not {name!r}: {count!r}")
+
+    def of(self, path: StorePath) -> int:
+        """Return the count of the package of *path*; 0 where nothing is known."""
+        return self.counts.get(path.package_name, 0)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The identity of the data, for cache keys; ``none`` without data."""
+        return hashlib.sha256(canonical_json(self.counts)).hexdigest() if self.counts else "none"
