@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from nixery_core.errors import Cancelled
 
@@ -20,12 +21,29 @@ class Cancellation:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._reason = ""
+        self._lock = threading.Lock()
+        self._children: weakref.WeakSet[Cancellation] = weakref.WeakSet()
 
     def cancel(self, reason: str = "") -> None:
         """Ask the work to stop; a second call changes nothing."""
-        if not self._event.is_set():
+        with self._lock:
+            if self._event.is_set():
+                return
             self._reason = reason
             self._event.set()
+            children = list(self._children)
+        for child in children:
+            child.cancel(reason)
+
+    def child(self) -> Cancellation:
+        """Return a token that is cancelled with this one, and can be cancelled alone."""
+        child = Cancellation()
+        with self._lock:
+            self._children.add(child)
+            cancelled = self._event.is_set()
+        if cancelled:
+            child.cancel(self._reason)
+        return child
 
     @property
     def cancelled(self) -> bool:

@@ -1,0 +1,69 @@
+"""What package sources ask of the network: one small text, and the refs of a git repository."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import urllib.error
+import urllib.request
+
+from nixery_core._redact import redact
+from nixery_core.errors import RevisionNotFound, SourceError
+
+TIMEOUT = 60.0
+"""Longest time for one question, seconds."""
+_MAX_TEXT = 1 << 20
+
+
+def fetch_text(url: str, *, missing: str) -> str:
+    """Return the small text at *url*; raises RevisionNotFound with the message *missing* for a 404, else SourceError."""
+    if not url.startswith(("https://", "http://")):
+        raise SourceError(f"{redact(url)} is not a web address", hint="write https://...")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310 (the scheme was checked)
+            raw: bytes = response.read(_MAX_TEXT)
+            return raw.decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 404:
+                raise RevisionNotFound(f"{missing}: {redact(url)} is not found", hint="check its spelling") from None
+            raise SourceError(f"{redact(url)} answered {error.code} {error.reason}", hint="try again later") from None
+    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise SourceError(
+            f"{redact(url)} cannot be read: {reason}", hint="check the network and the address"
+        ) from error
+
+
+def git_refs(url: str, names: list[str]) -> dict[str, str]:
+    """Return commits by ref name, of the refs *names* or of all; annotated tags also as ``<name>^{}``."""
+    patterns = [pattern for name in names for pattern in (name, f"{name}^{{}}")]
+    try:
+        result = subprocess.run(
+            ["git", "ls-remote", "--quiet", "--", url, *patterns],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT,
+            check=False,
+            # never ask a person, and speak the language that we can show
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_SSH_COMMAND": _ssh_command()},
+        )
+    except FileNotFoundError as error:
+        raise SourceError("git is not installed", hint="install git; it resolves branches and tags") from error
+    except subprocess.TimeoutExpired as error:
+        raise SourceError(
+            f"{redact(url)} did not answer git within {TIMEOUT:.0f} s", hint="check the network"
+        ) from error
+    if result.returncode != 0:
+        reason = result.stderr.decode(errors="replace").strip().splitlines() or [f"git exits with {result.returncode}"]
+        raise SourceError(f"git cannot read {redact(url)}: {reason[0]}", hint="check the address and the access rights")
+    refs: dict[str, str] = {}
+    for line in result.stdout.decode(errors="replace").splitlines():
+        commit, _, name = line.partition("\t")
+        refs[name] = commit
+    return {name: commit for name, commit in refs.items() if not names or name.removesuffix("^{}") in names}
+
+
+def _ssh_command() -> str:
+    return os.environ.get("GIT_SSH_COMMAND", "ssh") + " -oBatchMode=yes"
