@@ -7,6 +7,9 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
+
+import attrs
 
 from nixery_core._redact import redact
 from nixery_core.errors import RevisionNotFound, SourceError
@@ -14,10 +17,11 @@ from nixery_core.errors import RevisionNotFound, SourceError
 TIMEOUT = 60.0
 """Longest time for one question, seconds."""
 _MAX_TEXT = 1 << 20
+_PEELED = "^{}"
 
 
 def fetch_text(url: str, *, missing: str) -> str:
-    """Return the small text at *url*; raises RevisionNotFound with the message *missing* for a 404, else SourceError."""
+    """Return the small text at *url*; raises RevisionNotFound (*missing*, for a 404) or SourceError."""
     if not url.startswith(("https://", "http://")):
         raise SourceError(f"{redact(url)} is not a web address", hint="write https://...")
     try:
@@ -36,12 +40,22 @@ def fetch_text(url: str, *, missing: str) -> str:
         ) from error
 
 
-def git_refs(url: str, names: list[str]) -> dict[str, str]:
-    """Return commits by ref name, of the refs *names* or of all; annotated tags also as ``<name>^{}``."""
-    patterns = [pattern for name in names for pattern in (name, f"{name}^{{}}")]
+@attrs.frozen
+class GitRefs:
+    """The refs of a remote repository."""
+
+    commits: Mapping[str, str]
+    """Commit by the full name of the ref; of an annotated tag, what it points to."""
+    head: str | None
+    """The branch that HEAD names; None where it names none or was not asked for."""
+
+
+def git_refs(url: str, names: Sequence[str]) -> GitRefs:
+    """Ask a remote repository for the refs *names*, or for all of them; raises SourceError."""
+    patterns = [pattern for name in names for pattern in (name, f"{name}{_PEELED}")]
     try:
         result = subprocess.run(
-            ["git", "ls-remote", "--quiet", "--", url, *patterns],
+            ["git", "ls-remote", "--quiet", "--symref", "--", url, *patterns],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIMEOUT,
@@ -58,11 +72,21 @@ def git_refs(url: str, names: list[str]) -> dict[str, str]:
     if result.returncode != 0:
         reason = result.stderr.decode(errors="replace").strip().splitlines() or [f"git exits with {result.returncode}"]
         raise SourceError(f"git cannot read {redact(url)}: {reason[0]}", hint="check the address and the access rights")
-    refs: dict[str, str] = {}
-    for line in result.stdout.decode(errors="replace").splitlines():
-        commit, _, name = line.partition("\t")
-        refs[name] = commit
-    return {name: commit for name, commit in refs.items() if not names or name.removesuffix("^{}") in names}
+    return _parse_refs(result.stdout.decode(errors="replace"), names)
+
+
+def _parse_refs(text: str, names: Sequence[str]) -> GitRefs:
+    commits: dict[str, str] = {}
+    head = None
+    for line in text.splitlines():
+        value, _, name = line.partition("\t")
+        if value.startswith("ref: "):
+            head = value.removeprefix("ref: ") if name == "HEAD" else head
+        # a pattern also matches the ends of longer names
+        elif not names or name.removesuffix(_PEELED) in names:
+            commits[name] = value
+    peeled = {name.removesuffix(_PEELED): commit for name, commit in commits.items() if name.endswith(_PEELED)}
+    return GitRefs({name: commit for name, commit in (commits | peeled).items() if not name.endswith(_PEELED)}, head)
 
 
 def _ssh_command() -> str:

@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from nixery_core._fields import hash_fields
 from nixery_core._fetch import fetch_text, git_refs
+from nixery_core._fields import hash_fields
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidConfig, InvalidTag, RevisionNotFound, SourceError, nearest
 from nixery_core.model.names import check_tag
@@ -77,7 +77,7 @@ class CacheKey:
         if pin.revision is None:
             return None
         # a rotated token is no other source
-        source = [pin.kind, redact(pin.url), pin.revision, canonical_json(dict(pin.import_args))]
+        source: list[str | bytes] = [pin.kind, redact(pin.url), pin.revision, canonical_json(dict(pin.import_args))]
         labelled = [part for label in sorted(fields) for part in (label, fields[label])]
         return cls(hash_fields(f"image {CACHE_KEY_VERSION}", [*source, *labelled]))
 
@@ -242,14 +242,10 @@ class GitRepository:
             else [f"refs/heads/{wanted}", f"refs/tags/{wanted}"]
         )
         refs = git_refs(self.url, names)
-        found = {name: refs.get(f"{name}^{{}}") or refs[name] for name in names if name in refs}
+        found = {name: refs.commits[name] for name in names if name in refs.commits}
         if not found:
-            known = [
-                name.split("/", 2)[2]
-                for name in git_refs(self.url, [])
-                if name.startswith(("refs/heads/", "refs/tags/"))
-            ]
-            close = nearest(wanted, [name for name in known if not name.endswith("^{}")])
+            every = git_refs(self.url, []).commits
+            close = nearest(wanted, [n.split("/", 2)[2] for n in every if n.startswith(("refs/heads/", "refs/tags/"))])
             raise RevisionNotFound(
                 f"{redact(self.url)} has no branch or tag {wanted!r}",
                 hint=f"did you mean {' or '.join(close)}?" if close else "a commit is named by all its 40 characters",
@@ -260,8 +256,8 @@ class GitRepository:
                 hint=f"name the one you mean in the source: ref='refs/heads/{wanted}' or 'refs/tags/{wanted}'",
             )
         name, revision = next(iter(found.items()))
-        # Nix 2.26 refuses the ref HEAD, 2.8 a revision without a ref where there is no master
-        return revision, None if name == "HEAD" else name
+        # Nix 2.26 refuses the ref HEAD; without any ref Nix has to fetch all of them
+        return revision, refs.head if name == "HEAD" else name
 
 
 @attrs.frozen

@@ -1,0 +1,391 @@
+"""From an image specification to an image in the storage."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import attrs
+
+from nixery_core.archive import ARCHIVE_VERSION
+from nixery_core.assemble import container_config, image_config, image_manifest, layer_comment
+from nixery_core.cancellation import Cancellation
+from nixery_core.compression import codec as codec_by_name
+from nixery_core.customisation import CUSTOMISATION_VERSION, Customisation, customise
+from nixery_core.errors import Cancelled, LayerBudgetError
+from nixery_core.events import (
+    BuildEvent,
+    ClosureResolved,
+    EventCallback,
+    ImageStored,
+    LayerBuilt,
+    LayerCached,
+    LayersPlanned,
+    LayerStarted,
+    ManifestCached,
+    PackagesResolved,
+    SourceResolved,
+    ignore_events,
+)
+from nixery_core.image import Image, ImagePlan, PlannedLayer
+from nixery_core.layer_writer import BuiltLayer, LayerCache, LayerJob, LayerWriter, build_layer
+from nixery_core.layering import UnitsLayerer
+from nixery_core.layering.layerer import DEFAULT_BUDGET, MAX_LAYERS, Layerer, LayerPlan, check_budget, check_plans
+from nixery_core.layering.popularity import Popularity
+from nixery_core.manifest_cache import CachedImage, FoundImage, ManifestCache
+from nixery_core.model.closure import Closure
+from nixery_core.model.image import ImageSpec
+from nixery_core.model.oci import Descriptor, canonical_json
+from nixery_core.model.package import ResolvedPackage
+from nixery_core.nix import Nix
+from nixery_core.sources import CacheKey, PackageSource, Pin
+from nixery_core.storage.backend import Backend
+from nixery_core.storage.blobs import put_blob
+from nixery_core.storage.layout import publish_ref
+from nixery_core.stores.reader import StoreReader
+from nixery_core.stores.realiser import Realisation, Realiser
+
+_POLL = 0.5
+
+
+@attrs.frozen
+class _Run:
+    """What one build shares between its stages and threads."""
+
+    emit: EventCallback
+    cancellation: Cancellation
+    pool: ThreadPoolExecutor
+
+
+class ImageBuilder:
+    """Builds images of one package source into one storage.
+
+    A builder holds no threads, processes or open files between calls, and may be used by several
+    threads at once.
+
+    Args:
+        source: Where packages come from.
+        backend: Where blobs, names and cache entries go.
+        realiser: How names become store paths; by default the Nix of this machine.
+        layerer: How a closure is split into layers.
+        popularity: What the layerer knows of the world outside the image.
+        codec: Name of the compression: ``gzip``, ``zstd``, ``zstd:19``, ``none``.
+        budget: Most layers of store paths, 1..124; the customisation layer comes on top.
+        executor: Where layers are written; by default threads of this process, ``workers`` many.
+            It gets module-level functions with picklable arguments, so a process pool or a cluster will do.
+        workers: Threads of one build; by default as many as there are processors.
+        on_event: Follows every build; called from several threads, one call at a time.
+
+    Raises:
+        InvalidConfig: For an unknown codec.
+        LayerBudgetError: For a budget outside 1..124.
+    """
+
+    def __init__(
+        self,
+        source: PackageSource,
+        backend: Backend,
+        *,
+        realiser: Realiser | None = None,
+        layerer: Layerer | None = None,
+        popularity: Popularity | None = None,
+        codec: str = "gzip",
+        budget: int = DEFAULT_BUDGET,
+        executor: Executor | None = None,
+        workers: int | None = None,
+        on_event: EventCallback = ignore_events,
+    ) -> None:
+        if check_budget(budget) + 1 > MAX_LAYERS:
+            raise LayerBudgetError(
+                f"a budget of {budget} leaves no room for the customisation layer",
+                hint=f"engines take {MAX_LAYERS} layers: use at most {MAX_LAYERS - 1}",
+            )
+        self._source = source
+        self._backend = backend
+        self._realiser: Realiser = Nix() if realiser is None else realiser
+        self._layerer: Layerer = UnitsLayerer() if layerer is None else layerer
+        self._popularity = Popularity() if popularity is None else popularity
+        self._codec = codec_by_name(codec)
+        self._codec_name = codec
+        self._budget = budget
+        self._executor = executor
+        self._workers = workers or os.cpu_count() or 1
+        self._on_event = on_event
+        self._layer_cache = LayerCache(backend)
+        self._manifest_cache = ManifestCache(backend)
+
+    @property
+    def backend(self) -> Backend:
+        """Where the images are."""
+        return self._backend
+
+    def cache_key(self, spec: ImageSpec, pin: Pin) -> CacheKey | None:
+        """Return the identity of everything that decides the bytes of the image, or None where the source moves."""
+        return CacheKey.of(
+            pin,
+            {
+                "spec": canonical_json(spec.identity()),
+                "realiser": self._realiser.id,
+                "layerer": self._layerer.id,
+                "budget": str(self._budget),
+                "popularity": self._popularity.digest,
+                "codec": self._codec.id,
+                "archive": str(ARCHIVE_VERSION),
+                "customisation": str(CUSTOMISATION_VERSION),
+            },
+        )
+
+    def plan(
+        self, spec: ImageSpec, *, on_event: EventCallback | None = None, cancellation: Cancellation | None = None
+    ) -> ImagePlan:
+        """Return how the image would be split into layers, and which of them are stored; stores nothing.
+
+        Sizes are known only of store paths that exist, so this builds or fetches what is missing.
+        Raises like :meth:`build`.
+        """
+        with self._running(on_event, cancellation) as run:
+            pin = self._pin(spec, run)
+            packages = self._resolve(spec, pin, run)
+            with self._realised(packages, run) as realisation:
+                plans = self._plans(realisation.closure, run)
+            keys = [self._layer_key(plan) for plan in plans]
+            built = list(run.pool.map(self._layer_cache.find, keys))
+            return ImagePlan(
+                spec=spec,
+                revision=pin.revision,
+                packages=packages,
+                closure=realisation.closure,
+                layers=tuple(
+                    PlannedLayer(plan=plan, layer_key=key, built=layer)
+                    for plan, key, layer in zip(plans, keys, built, strict=True)
+                ),
+            )
+
+    def build(
+        self, spec: ImageSpec, *, on_event: EventCallback | None = None, cancellation: Cancellation | None = None
+    ) -> Image:
+        """Build the image, or find it in the cache; return it when every blob of it is stored.
+
+        A source at an immutable revision is looked up first, and then Nix is not called.
+
+        Raises:
+            SourceError, RevisionNotFound, InvalidTag: The source cannot be resolved.
+            PackageError: Some names cannot be used; all of them are listed.
+            NixError: Evaluation or a build failed, or took too long.
+            StoreReadError: A store path cannot be read or archived.
+            StorageError: The storage failed; nothing half-written is left.
+            Cancelled: Through *cancellation*.
+        """
+        with self._running(on_event, cancellation) as run:
+            pin = self._pin(spec, run)
+            key = self.cache_key(spec, pin)
+            found = self._manifest_cache.find(key, run.pool) if key else None
+            if found is not None:
+                run.emit(ManifestCached(digest=str(found.entry.manifest.digest)))
+                image = self._from_cache(spec, pin, found)
+            else:
+                image = self._build(spec, pin, key, run)
+            publish_ref(self._backend, spec.name, spec.tag, image.descriptor)
+            run.emit(ImageStored(digest=str(image.descriptor.digest)))
+            return image
+
+    def _build(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: _Run) -> Image:
+        packages = self._resolve(spec, pin, run)
+        with self._realised(packages, run) as realisation:
+            plans = self._plans(realisation.closure, run)
+            customisation = customise(
+                packages,
+                closure=realisation.closure,
+                reader=realisation.reader,
+                platform=spec.platform,
+                user=spec.config.user,
+                files=spec.files,
+                on_event=run.emit,
+            )
+            run.cancellation.check()
+            layers = [
+                *self._layers(plans, realisation.reader, run),
+                self._customisation_layer(customisation, run),
+            ]
+        container = container_config(spec, pin, env=customisation.env, shell=customisation.shell)
+        comments = [*(layer_comment(plan) for plan in plans), "symbolic links and system files"]
+        config = image_config(spec, container, layers, comments)
+        manifest = image_manifest(pin, config, layers)
+        put_blob(self._backend, config.to_bytes(), media_type=config.MEDIA_TYPE)
+        descriptor = put_blob(self._backend, manifest.to_bytes(), media_type=manifest.MEDIA_TYPE)
+        run.cancellation.check()
+        if key is not None:
+            entry = CachedImage(manifest=descriptor, layers=tuple(layers))
+            kept = self._manifest_cache.store(key, entry, run.pool)
+            if kept.manifest != descriptor:
+                # another builder was first; every client gets its image
+                found = self._manifest_cache.find(key, run.pool)
+                if found is not None:
+                    return self._from_cache(spec, pin, found)
+        return Image(
+            spec=spec,
+            revision=pin.revision,
+            descriptor=descriptor,
+            manifest=manifest,
+            config=config,
+            layers=tuple(layers),
+            cached=False,
+        )
+
+    def _from_cache(self, spec: ImageSpec, pin: Pin, found: FoundImage) -> Image:
+        return Image(
+            spec=spec,
+            revision=pin.revision,
+            descriptor=found.entry.manifest,
+            manifest=found.manifest,
+            config=found.config,
+            layers=found.entry.layers,
+            cached=True,
+        )
+
+    def _pin(self, spec: ImageSpec, run: _Run) -> Pin:
+        run.cancellation.check()
+        pin = self._source.pin(spec.tag)
+        run.emit(SourceResolved(source=pin.describe(), revision=pin.revision))
+        return pin
+
+    def _resolve(self, spec: ImageSpec, pin: Pin, run: _Run) -> tuple[ResolvedPackage, ...]:
+        optional = [name for name in spec.optional if name not in spec.packages]
+        packages = self._realiser.evaluate(
+            pin, spec.packages, optional, spec.platform, on_event=run.emit, cancellation=run.cancellation
+        )
+        run.emit(PackagesResolved(attributes=tuple(package.attribute for package in packages)))
+        return packages
+
+    @contextmanager
+    def _realised(self, packages: Sequence[ResolvedPackage], run: _Run) -> Iterator[Realisation]:
+        with self._realiser.realise(packages, on_event=run.emit, cancellation=run.cancellation) as realisation:
+            closure = realisation.closure
+            run.emit(ClosureResolved(paths=len(closure), nar_size=closure.nar_size))
+            yield realisation
+
+    def _plans(self, closure: Closure, run: _Run) -> tuple[LayerPlan, ...]:
+        run.cancellation.check()
+        plans = check_plans(self._layerer.plan(closure, self._popularity, self._budget), closure, self._budget)
+        run.emit(LayersPlanned(layers=len(plans)))
+        return plans
+
+    def _layer_key(self, plan: LayerPlan) -> str:
+        return plan.key(archive_version=ARCHIVE_VERSION, codec_id=self._codec.id)
+
+    def _layers(self, plans: Sequence[LayerPlan], reader: StoreReader, run: _Run) -> list[BuiltLayer]:
+        keys = [self._layer_key(plan) for plan in plans]
+        layers: dict[str, BuiltLayer] = {}
+        for key, cached in zip(keys, run.pool.map(self._layer_cache.find, keys), strict=True):
+            if cached is not None:
+                layers[key] = cached
+                _emit_cached(cached, run)
+        jobs = [
+            LayerJob(
+                paths=plan.paths,
+                nar_size=plan.nar_size,
+                layer_key=key,
+                reader=reader,
+                backend=self._backend.ref,
+                codec=self._codec_name,
+            )
+            for plan, key in zip(plans, keys, strict=True)
+            if key not in layers
+        ]
+        # the largest first: no worker begins it when the others are done
+        jobs.sort(key=lambda job: -job.nar_size)
+        for built in self._write_layers(jobs, run):
+            layers[built.layer_key] = built
+            _emit_built(built, run)
+        return [layers[key] for key in keys]
+
+    def _write_layers(self, jobs: Sequence[LayerJob], run: _Run) -> Iterator[BuiltLayer]:
+        """Give layers as they are done; the first failure cancels the others and is raised when they have ended."""
+        pending: set[Future[BuiltLayer]] = {self._submit(job, run) for job in jobs}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
+                run.cancellation.check()
+                failures = [error for future in done if (error := future.exception()) is not None]
+                if failures:
+                    # what was cancelled because of another failure is not the cause
+                    raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
+                for future in done:
+                    yield future.result()
+        except BaseException:
+            run.cancellation.cancel("another layer failed")
+            for future in pending:
+                future.cancel()
+            # store paths are held until no one reads them any more
+            wait(pending)
+            raise
+
+    def _submit(self, job: LayerJob, run: _Run) -> Future[BuiltLayer]:
+        if self._executor is not None:
+            run.emit(LayerStarted(layer_key=job.layer_key, nar_size=job.nar_size))
+            return self._executor.submit(build_layer, job)
+        return run.pool.submit(_build_here, job, run)
+
+    def _customisation_layer(self, customisation: Customisation, run: _Run) -> BuiltLayer:
+        key = customisation.key(archive_version=ARCHIVE_VERSION, codec_id=self._codec.id)
+        cached = self._layer_cache.find(key)
+        if cached is not None:
+            _emit_cached(cached, run)
+            return cached
+        size = sum(entry.size for entry in customisation.entries)
+        run.emit(LayerStarted(layer_key=key, nar_size=size))
+        writer = LayerWriter(self._backend, self._codec)
+        built = self._layer_cache.store(
+            writer.write(customisation.entries, layer_key=key, on_event=run.emit, cancellation=run.cancellation)
+        )
+        _emit_built(built, run)
+        return built
+
+    @contextmanager
+    def _running(self, on_event: EventCallback | None, cancellation: Cancellation | None) -> Iterator[_Run]:
+        """Hold the threads of one build; whatever ends it, none of them is left."""
+        token = Cancellation() if cancellation is None else cancellation.child()
+        token.check()
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="nixery-core")
+        try:
+            yield _Run(_one_at_a_time(on_event or self._on_event), token, pool)
+        except BaseException:
+            token.cancel("the build failed")
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _build_here(job: LayerJob, run: _Run) -> BuiltLayer:
+    run.cancellation.check()
+    run.emit(LayerStarted(layer_key=job.layer_key, nar_size=job.nar_size))
+    return build_layer(job, on_event=run.emit, cancellation=run.cancellation)
+
+
+def _emit_cached(layer: BuiltLayer, run: _Run) -> None:
+    run.emit(LayerCached(layer_key=layer.layer_key, digest=str(layer.descriptor.digest), size=layer.descriptor.size))
+
+
+def _emit_built(layer: BuiltLayer, run: _Run) -> None:
+    descriptor: Descriptor = layer.descriptor
+    run.emit(
+        LayerBuilt(
+            layer_key=layer.layer_key,
+            digest=str(descriptor.digest),
+            diff_id=str(layer.diff_id),
+            size=descriptor.size,
+        )
+    )
+
+
+def _one_at_a_time(callback: EventCallback) -> EventCallback:
+    lock = threading.Lock()
+
+    def emit(event: BuildEvent) -> None:
+        with lock:
+            callback(event)
+
+    return emit
