@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager
 
-import attrs
-
+from nixery_core._run import Run, emit_built, emit_cached, running, write_layers
 from nixery_core.archive import ARCHIVE_VERSION
 from nixery_core.assemble import container_config, image_config, image_manifest, layer_comment
 from nixery_core.cancellation import Cancellation
 from nixery_core.compression import codec as codec_by_name
 from nixery_core.customisation import CUSTOMISATION_VERSION, Customisation, customise
-from nixery_core.errors import Cancelled, LayerBudgetError
+from nixery_core.errors import LayerBudgetError
 from nixery_core.events import (
-    BuildEvent,
     ClosureResolved,
     EventCallback,
     ImageStored,
-    LayerBuilt,
-    LayerCached,
     LayersPlanned,
     LayerStarted,
     ManifestCached,
@@ -31,14 +26,14 @@ from nixery_core.events import (
     ignore_events,
 )
 from nixery_core.image import Image, ImagePlan, PlannedLayer
-from nixery_core.layer_writer import BuiltLayer, LayerCache, LayerJob, LayerWriter, build_layer
+from nixery_core.layer_writer import BuiltLayer, LayerCache, LayerJob, LayerWriter
 from nixery_core.layering import UnitsLayerer
 from nixery_core.layering.layerer import DEFAULT_BUDGET, MAX_LAYERS, Layerer, LayerPlan, check_budget, check_plans
 from nixery_core.layering.popularity import Popularity
 from nixery_core.manifest_cache import CachedImage, FoundImage, ManifestCache
 from nixery_core.model.closure import Closure
 from nixery_core.model.image import ImageSpec
-from nixery_core.model.oci import Descriptor, canonical_json
+from nixery_core.model.oci import canonical_json
 from nixery_core.model.package import ResolvedPackage
 from nixery_core.nix import Nix
 from nixery_core.sources import CacheKey, PackageSource, Pin
@@ -47,17 +42,6 @@ from nixery_core.storage.blobs import put_blob
 from nixery_core.storage.layout import publish_ref
 from nixery_core.stores.reader import StoreReader
 from nixery_core.stores.realiser import Realisation, Realiser
-
-_POLL = 0.5
-
-
-@attrs.frozen
-class _Run:
-    """What one build shares between its stages and threads."""
-
-    emit: EventCallback
-    cancellation: Cancellation
-    pool: ThreadPoolExecutor
 
 
 class ImageBuilder:
@@ -192,7 +176,7 @@ class ImageBuilder:
             run.emit(ImageStored(digest=str(image.descriptor.digest)))
             return image
 
-    def _build(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: _Run) -> Image:
+    def _build(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: Run) -> Image:
         packages = self._resolve(spec, pin, run)
         with self._realised(packages, run) as realisation:
             plans = self._plans(realisation.closure, run)
@@ -246,13 +230,13 @@ class ImageBuilder:
             cached=True,
         )
 
-    def _pin(self, spec: ImageSpec, run: _Run) -> Pin:
+    def _pin(self, spec: ImageSpec, run: Run) -> Pin:
         run.cancellation.check()
         pin = self._source.pin(spec.tag)
         run.emit(SourceResolved(source=pin.describe(), revision=pin.revision))
         return pin
 
-    def _resolve(self, spec: ImageSpec, pin: Pin, run: _Run) -> tuple[ResolvedPackage, ...]:
+    def _resolve(self, spec: ImageSpec, pin: Pin, run: Run) -> tuple[ResolvedPackage, ...]:
         optional = [name for name in spec.optional if name not in spec.packages]
         packages = self._realiser.evaluate(
             pin, spec.packages, optional, spec.platform, on_event=run.emit, cancellation=run.cancellation
@@ -261,13 +245,13 @@ class ImageBuilder:
         return packages
 
     @contextmanager
-    def _realised(self, packages: Sequence[ResolvedPackage], run: _Run) -> Iterator[Realisation]:
+    def _realised(self, packages: Sequence[ResolvedPackage], run: Run) -> Iterator[Realisation]:
         with self._realiser.realise(packages, on_event=run.emit, cancellation=run.cancellation) as realisation:
             closure = realisation.closure
             run.emit(ClosureResolved(paths=len(closure), nar_size=closure.nar_size))
             yield realisation
 
-    def _plans(self, closure: Closure, run: _Run) -> tuple[LayerPlan, ...]:
+    def _plans(self, closure: Closure, run: Run) -> tuple[LayerPlan, ...]:
         run.cancellation.check()
         plans = check_plans(self._layerer.plan(closure, self._popularity, self._budget), closure, self._budget)
         run.emit(LayersPlanned(layers=len(plans)))
@@ -276,13 +260,13 @@ class ImageBuilder:
     def _layer_key(self, plan: LayerPlan) -> str:
         return plan.key(archive_version=ARCHIVE_VERSION, codec_id=self._codec.id)
 
-    def _layers(self, plans: Sequence[LayerPlan], reader: StoreReader, run: _Run) -> list[BuiltLayer]:
+    def _layers(self, plans: Sequence[LayerPlan], reader: StoreReader, run: Run) -> list[BuiltLayer]:
         keys = [self._layer_key(plan) for plan in plans]
         layers: dict[str, BuiltLayer] = {}
         for key, cached in zip(keys, run.pool.map(self._layer_cache.find, keys), strict=True):
             if cached is not None:
                 layers[key] = cached
-                _emit_cached(cached, run)
+                emit_cached(cached, run)
         jobs = [
             LayerJob(
                 paths=plan.paths,
@@ -295,45 +279,14 @@ class ImageBuilder:
             for plan, key in zip(plans, keys, strict=True)
             if key not in layers
         ]
-        # the largest first: no worker begins it when the others are done
-        jobs.sort(key=lambda job: -job.nar_size)
-        for built in self._write_layers(jobs, run):
-            layers[built.layer_key] = built
-            _emit_built(built, run)
+        layers |= {layer.layer_key: layer for layer in write_layers(jobs, run)}
         return [layers[key] for key in keys]
 
-    def _write_layers(self, jobs: Sequence[LayerJob], run: _Run) -> Iterator[BuiltLayer]:
-        """Give layers as they are done; the first failure cancels the others and is raised when they have ended."""
-        pending: set[Future[BuiltLayer]] = {self._submit(job, run) for job in jobs}
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
-                run.cancellation.check()
-                failures = [error for future in done if (error := future.exception()) is not None]
-                if failures:
-                    # what was cancelled because of another failure is not the cause
-                    raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
-                for future in done:
-                    yield future.result()
-        except BaseException:
-            run.cancellation.cancel("another layer failed")
-            for future in pending:
-                future.cancel()
-            # store paths are held until no one reads them any more
-            wait(pending)
-            raise
-
-    def _submit(self, job: LayerJob, run: _Run) -> Future[BuiltLayer]:
-        if self._executor is not None:
-            run.emit(LayerStarted(layer_key=job.layer_key, nar_size=job.nar_size))
-            return self._executor.submit(build_layer, job)
-        return run.pool.submit(_build_here, job, run)
-
-    def _customisation_layer(self, customisation: Customisation, run: _Run) -> BuiltLayer:
+    def _customisation_layer(self, customisation: Customisation, run: Run) -> BuiltLayer:
         key = customisation.key(archive_version=ARCHIVE_VERSION, codec_id=self._codec.id)
         cached = self._layer_cache.find(key)
         if cached is not None:
-            _emit_cached(cached, run)
+            emit_cached(cached, run)
             return cached
         size = sum(entry.size for entry in customisation.entries)
         run.emit(LayerStarted(layer_key=key, nar_size=size))
@@ -341,51 +294,10 @@ class ImageBuilder:
         built = self._layer_cache.store(
             writer.write(customisation.entries, layer_key=key, on_event=run.emit, cancellation=run.cancellation)
         )
-        _emit_built(built, run)
+        emit_built(built, run)
         return built
 
-    @contextmanager
-    def _running(self, on_event: EventCallback | None, cancellation: Cancellation | None) -> Iterator[_Run]:
-        """Hold the threads of one build; whatever ends it, none of them is left."""
-        token = Cancellation() if cancellation is None else cancellation.child()
-        token.check()
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="nixery-core")
-        try:
-            yield _Run(_one_at_a_time(on_event or self._on_event), token, pool)
-        except BaseException:
-            token.cancel("the build failed")
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _build_here(job: LayerJob, run: _Run) -> BuiltLayer:
-    run.cancellation.check()
-    run.emit(LayerStarted(layer_key=job.layer_key, nar_size=job.nar_size))
-    return build_layer(job, on_event=run.emit, cancellation=run.cancellation)
-
-
-def _emit_cached(layer: BuiltLayer, run: _Run) -> None:
-    run.emit(LayerCached(layer_key=layer.layer_key, digest=str(layer.descriptor.digest), size=layer.descriptor.size))
-
-
-def _emit_built(layer: BuiltLayer, run: _Run) -> None:
-    descriptor: Descriptor = layer.descriptor
-    run.emit(
-        LayerBuilt(
-            layer_key=layer.layer_key,
-            digest=str(descriptor.digest),
-            diff_id=str(layer.diff_id),
-            size=descriptor.size,
-        )
-    )
-
-
-def _one_at_a_time(callback: EventCallback) -> EventCallback:
-    lock = threading.Lock()
-
-    def emit(event: BuildEvent) -> None:
-        with lock:
-            callback(event)
-
-    return emit
+    def _running(
+        self, on_event: EventCallback | None, cancellation: Cancellation | None
+    ) -> AbstractContextManager[Run]:
+        return running(on_event or self._on_event, cancellation, workers=self._workers, executor=self._executor)
