@@ -178,7 +178,9 @@ class _Place:
 
 
 def _contents(fd: int, disk: bytes, size: int, where: _Place) -> Callable[[], Iterator[bytes]]:
-    return functools.partial(_small if size < PIECE else _pieces, fd, disk, size, where)
+    if size < PIECE:
+        return functools.partial(_small, fd, disk, size, where)
+    return functools.partial(_pieces, fd, disk, where)
 
 
 def _small(directory: int, disk: bytes, size: int, where: _Place) -> Iterator[bytes]:
@@ -190,7 +192,7 @@ def _small(directory: int, disk: bytes, size: int, where: _Place) -> Iterator[by
         os.close(fd)
 
 
-def _pieces(directory: int, disk: bytes, size: int, where: _Place) -> Iterator[bytes]:
+def _pieces(directory: int, disk: bytes, where: _Place) -> Iterator[bytes]:
     fd = _open(disk, _OPEN_FILE, directory, where)
     try:
         while piece := _read(fd, PIECE, where):

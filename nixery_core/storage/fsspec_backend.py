@@ -1,0 +1,283 @@
+"""Blobs and cache entries in any storage that fsspec reaches; the only module that calls fsspec's file systems."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import IO, Any
+
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
+from fsspec.core import url_to_fs
+
+from nixery_core._redact import redact
+from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
+from nixery_core.model.digest import Digest
+from nixery_core.storage._files import storage_error
+from nixery_core.storage.backend import BackendRef, ObjectInfo
+from nixery_core.storage.keys import blob_key, check_key, check_prefix, staging_key
+
+SPOOL = 16 << 20
+"""Bytes of a blob that are kept in memory; what is larger waits in a temporary file of this machine."""
+BLOCK = 8 << 20
+"""Bytes that go to or come from the storage at once."""
+
+# fsspec's memory looks first and writes then; two threads of one process must not do both at once
+_CREATE = threading.Lock()
+
+
+class FsspecBackend:
+    """Keeps objects in a file system of fsspec; a :class:`~nixery_core.storage.backend.Backend`.
+
+    Blobs up to 16 MiB are put under their key in one call.  Larger ones wait in an unnamed
+    temporary file until their digest is known, go to ``staging/`` and are moved into their place.
+
+    :meth:`create` is decided by the storage itself where fsspec can ask it to (memory, S3, GCS,
+    Azure).  Elsewhere it looks first and writes then: of two processes that do so in the same
+    moment, the second wins.  Content types are not kept: fsspec has no common way to say them.
+
+    Args:
+        url: The place of the storage, such as ``memory://images``.
+        options: Keyword arguments of the file system.
+
+    Raises:
+        InvalidConfig: For options that the file system does not take.
+        StorageError: Where the file system cannot be opened.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self._ref = BackendRef(url, options or {})
+        with _mapped("", url):
+            try:
+                # a cached listing says that a new object does not exist
+                fs, path = url_to_fs(url, **{"use_listings_cache": False, **self._ref.options})
+            except TypeError as error:
+                raise InvalidConfig(f"{redact(url)} does not take these options: {error}") from error
+        self._fs: AbstractFileSystem = fs
+        self._root = str(path).rstrip("/")
+        self._creates = _creates(fs)
+
+    @property
+    def ref(self) -> BackendRef:
+        """How to open this backend again; objects in memory are found in the same process only."""
+        return self._ref
+
+    def __repr__(self) -> str:
+        return f"FsspecBackend({redact(self._ref.url)!r})"
+
+    def open_blob(self) -> FsspecBlobWriter:
+        """Begin a blob."""
+        return FsspecBlobWriter(self)
+
+    def create(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> bool:  # noqa: ARG002
+        """Put a small object if there is none under *key*; return whether this call created it."""
+        path = self._path(key)
+        with self._mapped(key), _CREATE if not self._fs.async_impl else contextlib.nullcontext():
+            if self._creates:
+                try:
+                    self._fs.pipe_file(path, data, mode="create")
+                except FileExistsError:
+                    return False
+                return True
+            if self._fs.exists(path):
+                return False
+            self._put_through_staging(path, data)
+            return True
+
+    def replace(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:  # noqa: ARG002
+        """Put a small object, atomically in the place of what is there."""
+        path = self._path(key)
+        with self._mapped(key):
+            if self._creates:
+                self._fs.pipe_file(path, data)
+            else:
+                self._put_through_staging(path, data)
+
+    def get(self, key: str) -> bytes:
+        """Return a small object whole; raises ObjectNotFound."""
+        with self._mapped(key):
+            return bytes(self._fs.cat_file(self._path(key)))
+
+    def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Give the bytes of an object from *start* to before *end* in pieces; raises ObjectNotFound.
+
+        What is not there raises at once, before the first piece is asked for.
+        """
+        info = self.stat(key)
+        if info is None:
+            raise ObjectNotFound(f"there is no object {key}", key=key)
+        return self._pieces(key, max(start, 0), info.size if end is None else min(end, info.size))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return what is known of an object, or None where there is none."""
+        with self._mapped(key):
+            try:
+                info = self._fs.info(self._path(key))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return _object_info(key, info) if info.get("type") == "file" else None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Give every object whose key begins with *prefix* (which ends with ``/``, or is empty), sorted by key."""
+        base = self._root + "/"
+        with self._mapped(check_prefix(prefix)):
+            try:
+                found = self._fs.find((base + prefix).rstrip("/"), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                found = {}
+        infos = {str(path).removeprefix(base): info for path, info in found.items() if str(path).startswith(base)}
+        return iter([_object_info(key, infos[key]) for key in sorted(infos) if key.startswith(prefix)])
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is success."""
+        with self._mapped(key), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(key))
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{check_key(key)}"
+
+    def _mapped(self, key: str) -> contextlib.AbstractContextManager[None]:
+        return _mapped(key, self._ref.url)
+
+    def _pieces(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        # ranges of the whole object: fsspec's file objects in memory share one position between all readers
+        while start < end:
+            with self._mapped(key):
+                piece = bytes(self._fs.cat_file(self._path(key), start=start, end=min(start + BLOCK, end)))
+            if not piece:
+                raise StorageError(f"the object {key} became shorter while it was read", key=key)
+            start += len(piece)
+            yield piece
+
+    def _put_blob(self, digest: Digest, spool: IO[bytes], size: int) -> None:
+        key = blob_key(digest)
+        stored = self.stat(key)
+        if stored is not None and stored.size == size:
+            return
+        path = self._path(key)
+        with self._mapped(key):
+            spool.seek(0)
+            # what is kept in memory by the storage may as well be there in one piece
+            if self._creates and (size <= SPOOL or "memory" in _protocols(self._fs)):
+                self._fs.pipe_file(path, spool.read())
+            else:
+                self._put_through_staging(path, spool)
+
+    def _put_through_staging(self, path: str, data: bytes | IO[bytes]) -> None:
+        staged = self._path(staging_key())
+        try:
+            self._fs.makedirs(self._fs._parent(staged), exist_ok=True)
+            self._upload(staged, data)
+            self._fs.makedirs(self._fs._parent(path), exist_ok=True)
+            self._fs.mv(staged, path)
+        except BaseException:
+            # the first error is the one to tell; what cannot be removed now is left to whoever empties staging/
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(staged)
+            raise
+
+    def _upload(self, path: str, data: bytes | IO[bytes]) -> None:
+        # _open(), unlike open(), keeps nothing in fs.transaction
+        file = self._fs._open(path, "wb", block_size=BLOCK, autocommit=False)
+        try:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, BLOCK)
+            file.close()
+            file.commit()
+        except BaseException:
+            _abandon(file)
+            raise
+
+
+class FsspecBlobWriter:
+    """One blob on its way into a :class:`FsspecBackend`."""
+
+    def __init__(self, backend: FsspecBackend) -> None:
+        self._backend = backend
+        self._size = 0
+        # it has no name: it is gone with its last handle, whatever happens
+        self._spool: IO[bytes] | None = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 - closed by _close()
+        self._discard = weakref.finalize(self, self._spool.close)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append *data*; raises StorageError."""
+        spool = self._file()
+        try:
+            spool.write(data)
+        except OSError as error:
+            raise storage_error("a large blob", tempfile.gettempdir(), error) from error
+        self._size += len(data)
+
+    def commit(self, digest: Digest) -> None:
+        """Publish what was written as the blob *digest*; an existing blob is success; raises StorageError."""
+        try:
+            self._backend._put_blob(digest, self._file(), self._size)
+        finally:
+            self._close()
+
+    def cancel(self) -> None:
+        """Drop what was written; does nothing after a commit or a cancel."""
+        self._close()
+
+    def _file(self) -> IO[bytes]:
+        if self._spool is None:
+            raise StorageError("the blob is committed or cancelled already", hint="open another one")
+        return self._spool
+
+    def _close(self) -> None:
+        self._spool = None
+        self._discard()
+
+
+@contextlib.contextmanager
+def _mapped(key: str, url: str) -> Iterator[None]:
+    """Turn whatever a file system raises into StorageErrors that name *key* and *url*."""
+    try:
+        yield
+    except (StorageError, InvalidConfig):
+        raise
+    except FileNotFoundError as error:
+        raise ObjectNotFound(f"there is no object {key} in {url}", key=key) from error
+    except OSError as error:
+        raise storage_error(key, url, error) from error
+    except Exception as error:
+        # every storage has a library with exceptions of its own
+        raise StorageError(f"{key or 'the storage'} in {url}: {type(error).__name__}: {error}", key=key) from error
+
+
+def _creates(fs: AbstractFileSystem) -> bool:
+    """Return whether *fs* puts an object in one call, and refuses if there is one when asked to."""
+    put = getattr(type(fs), "_pipe_file" if isinstance(fs, AsyncFileSystem) else "pipe_file")
+    if put is AbstractFileSystem.pipe_file:
+        return False
+    return "mode" in inspect.signature(put).parameters
+
+
+def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _abandon(file: Any) -> None:
+    # a file that is closed, or collected, is published by many file systems: s3fs, gcsfs, adlfs
+    with contextlib.suppress(Exception):
+        file.closed = False
+        file.discard()
+    with contextlib.suppress(Exception):
+        file.closed = True
+
+
+def _object_info(key: str, info: Mapping[str, Any]) -> ObjectInfo:
+    modified = next(
+        (info[name] for name in ("mtime", "LastModified", "last_modified", "created") if info.get(name)), None
+    )
+    if isinstance(modified, datetime):
+        modified = modified.timestamp()
+    return ObjectInfo(key, int(info["size"]), float(modified) if isinstance(modified, int | float) else None)

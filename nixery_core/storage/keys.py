@@ -1,0 +1,118 @@
+"""Every key of the storage, in one place.
+
+.. code-block:: text
+
+    oci-layout, index.json          the storage as an OCI image layout
+    blobs/sha256/<hex>              layers, configurations, manifests
+    cache/layers/<layer key>        what is known of a layer that was built
+    cache/manifests/<cache key>     what is known of an image that was built
+    refs/<name>/_tags/<tag>         which manifest a name and tag stand for
+    staging/<uuid>                  on the way in; nothing stays here
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from nixery_core.errors import InvalidKey
+from nixery_core.model.digest import Digest
+
+OCI_LAYOUT_KEY = "oci-layout"
+INDEX_KEY = "index.json"
+BLOBS = "blobs/"
+STAGING = "staging/"
+
+_LAYERS = "cache/layers/"
+_MANIFESTS = "cache/manifests/"
+_REFS = "refs/"
+# no component of an image name begins with an underscore
+_TAGS = "/_tags/"
+
+
+def blob_key(digest: Digest) -> str:
+    """Return the key of a blob (image-spec, image-layout.md, "Blobs").
+
+    >>> blob_key(Digest.of(b""))
+    'blobs/sha256/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+    """
+    return f"{BLOBS}{digest.algorithm}/{digest.hex}"
+
+
+def layer_cache_key(layer_key: str) -> str:
+    """Return the key of the cache entry of a layer; raises InvalidKey."""
+    return _LAYERS + check_component(layer_key)
+
+
+def manifest_cache_key(cache_key: str) -> str:
+    """Return the key of the cache entry of an image; raises InvalidKey."""
+    return _MANIFESTS + check_component(cache_key)
+
+
+def ref_key(name: str, tag: str) -> str:
+    """Return the key under which *name*:*tag* points to its manifest; raises InvalidKey.
+
+    >>> ref_key("shell/git", "latest")
+    'refs/shell/git/_tags/latest'
+    """
+    key = check_key(f"{_REFS}{name}{_TAGS}{check_component(tag)}")
+    if parse_ref_key(key) != (name, tag):
+        raise InvalidKey(f"no key can be made of the name {name!r} and the tag {tag!r}", key=key)
+    return key
+
+
+def parse_ref_key(key: str) -> tuple[str, str] | None:
+    """Return the name and the tag of a key of :func:`ref_key`, or None for any other key.
+
+    >>> parse_ref_key("refs/shell/git/_tags/latest")
+    ('shell/git', 'latest')
+    """
+    if not key.startswith(_REFS):
+        return None
+    name, separator, tag = key.removeprefix(_REFS).partition(_TAGS)
+    return (name, tag) if separator and name and tag and "/" not in tag else None
+
+
+def staging_key() -> str:
+    """Return a new key for something that is on its way into the storage."""
+    return f"{STAGING}{uuid.uuid4()}"
+
+
+def check_key(key: str) -> str:
+    r"""Return *key* if it names an object inside the storage; raises InvalidKey.
+
+    >>> check_key("blobs/../../etc/passwd")
+    Traceback (most recent call last):
+    nixery_core.errors.InvalidKey: 'blobs/../../etc/passwd' is not a storage key: a component is '..'
+    """
+    for component in key.split("/"):
+        problem = _problem(component)
+        if problem:
+            raise InvalidKey(f"{key!r} is not a storage key: {problem}", key=key)
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return *prefix* if it is empty, or a key with a ``/`` behind it; raises InvalidKey."""
+    if prefix:
+        if not prefix.endswith("/"):
+            raise InvalidKey(f"{prefix!r} is not a prefix of storage keys", key=prefix, hint="end it with '/'")
+        check_key(prefix[:-1])
+    return prefix
+
+
+def check_component(text: str) -> str:
+    """Return *text* if it can be one component of a key; raises InvalidKey."""
+    problem = "it holds a '/'" if "/" in text else _problem(text)
+    if problem:
+        raise InvalidKey(f"{text!r} cannot be a component of a storage key: {problem}", key=text)
+    return text
+
+
+def _problem(component: str) -> str:
+    if not component:
+        return "a component is empty"
+    if component in (".", ".."):
+        return f"a component is {component!r}"
+    if "\\" in component or not component.isprintable():
+        return "it holds a backslash or a control character"
+    return ""
