@@ -1,0 +1,224 @@
+"""What each command does."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nixery_core.builder import ImageBuilder
+from nixery_core.cli.exit_codes import ExitCode
+from nixery_core.cli.image_arguments import image_spec
+from nixery_core.cli.output import Output, parse_output, write_output
+from nixery_core.cli.progress import progress
+from nixery_core.cli.source_argument import parse_import_args, parse_source
+from nixery_core.cli.text import bytes_text, table
+from nixery_core.errors import InvalidConfig, ObjectNotFound
+from nixery_core.image import Image, ImagePlan
+from nixery_core.layering.popularity import Popularity
+from nixery_core.layering.popularity_file import load_popularity
+from nixery_core.model.digest import Digest
+from nixery_core.model.names import check_name, check_tag
+from nixery_core.model.oci import MANIFEST, Descriptor, ImageConfig, Manifest
+from nixery_core.nix import Nix
+from nixery_core.nix.demo import demo_nix, demo_path
+from nixery_core.sources import LocalPath
+from nixery_core.storage.backend import Backend
+from nixery_core.storage.blobs import read_blob
+from nixery_core.storage.keys import blob_key
+from nixery_core.storage.layout import list_refs, read_ref
+from nixery_core.storage.plugins import open_backend
+
+
+def version() -> str:
+    """Return the version of the installed distribution."""
+    return metadata.version("nixery-core")
+
+
+def build(arguments: Namespace) -> int:
+    """Build an image and put it into the storage."""
+    spec = image_spec(arguments)
+    output = parse_output(arguments.output, spec, json=arguments.json)
+    builder = _builder(arguments)
+    with progress(arguments.progress, verbose=arguments.verbose) as on_event:
+        image = builder.build(spec, on_event=on_event)
+        if output is not None:
+            write_output(output, image, builder.backend)
+    _report_image(image, arguments, output)
+    return ExitCode.OK
+
+
+def plan(arguments: Namespace) -> int:
+    """Show the layers of an image."""
+    spec = image_spec(arguments)
+    builder = _builder(arguments)
+    with progress(arguments.progress, verbose=arguments.verbose) as on_event:
+        result = builder.plan(spec, on_event=on_event)
+    if arguments.json:
+        _print_json(_plan_json(result))
+        return ExitCode.OK
+    rows = [
+        [
+            str(number),
+            bytes_text(layer.plan.nar_size),
+            str(len(layer.plan.paths)),
+            "stored" if layer.built else "to write",
+            layer.plan.reason or layer.plan.paths[0].name,
+        ]
+        for number, layer in enumerate(result.layers, 1)
+    ]
+    print(table(["layer", "size", "paths", "state", "holds"], rows, right=[0, 1, 2]))
+    print(f"{len(rows)} layers, {len(result.closure)} store paths, {bytes_text(result.closure.nar_size)}")
+    return ExitCode.OK
+
+
+def inspect(arguments: Namespace) -> int:
+    """Show an image of the storage, or all names."""
+    backend = open_backend(arguments.store)
+    if arguments.image is None:
+        refs = list(list_refs(backend))
+        if arguments.json:
+            _print_json([{"name": name, "tag": tag, "digest": str(found.digest)} for name, tag, found in refs])
+        else:
+            print(table(["name", "tag", "digest"], [[name, tag, str(found.digest)] for name, tag, found in refs]))
+        return ExitCode.OK
+    descriptor = _find(backend, arguments.image)
+    manifest = Manifest.from_bytes(read_blob(backend, descriptor))
+    config = ImageConfig.from_bytes(read_blob(backend, manifest.config))
+    if arguments.json:
+        _print_json({"digest": str(descriptor.digest), "manifest": manifest.to_json(), "config": config.to_json()})
+        return ExitCode.OK
+    run = config.config
+    facts = [
+        ("digest", str(descriptor.digest)),
+        ("platform", "/".join(filter(None, (config.os, config.architecture, config.variant)))),
+        ("created", config.created or ""),
+        ("entrypoint", shlex.join(run.entrypoint)),
+        ("cmd", shlex.join(run.cmd)),
+        ("user", run.user),
+        *(("env", variable) for variable in run.env),
+        *(("label", f"{name}={value}") for name, value in sorted(run.labels.items())),
+    ]
+    print(table(["what", "value"], [list(fact) for fact in facts if fact[1]]))
+    rows = [
+        [str(number), bytes_text(layer.size), str(layer.digest), history.comment or ""]
+        for number, (layer, history) in enumerate(zip(manifest.layers, config.history, strict=False), 1)
+    ]
+    print("\n" + table(["layer", "size", "digest", "holds"], rows, right=[0, 1]))
+    return ExitCode.OK
+
+
+def demo(arguments: Namespace) -> int:
+    """Build an image of the package set that comes with nixery-core."""
+    from nixery_core.model.image import ImageSpec
+
+    spec = ImageSpec.parse(arguments.name)
+    directory = Path(arguments.dir).absolute()
+    nix = demo_nix(directory / "nix")
+    backend = open_backend(directory / "images")
+    builder = ImageBuilder(LocalPath(demo_path()), backend, realiser=nix)
+    with progress(arguments.progress, verbose=arguments.verbose) as on_event:
+        image = builder.build(spec, on_event=on_event)
+    _report_image(image, arguments, None)
+    if not arguments.json:
+        layout = shlex.quote(f"oci:{directory / 'images'}:{spec.name}:{spec.tag}")
+        print(f"\nThe folder {directory / 'images'} is an OCI image layout. Run the image, or push it:")
+        print(f"  podman run --rm {layout}" + ("" if image.config.config.cmd else f" /bin/{spec.packages[0]}"))
+        print(f"  skopeo copy {layout} docker://REGISTRY/{spec.name}:{spec.tag}")
+    return ExitCode.OK
+
+
+def _builder(arguments: Namespace) -> ImageBuilder:
+    import_args = parse_import_args(arguments.import_args, allow_unfree=arguments.allow_unfree)
+    source = parse_source(arguments.source, import_args)
+    settings: dict[str, Any] = {"options": dict(arguments.nix_option)}
+    if arguments.nix_store is not None:
+        settings["store"] = arguments.nix_store
+    if arguments.timeout is not None:
+        settings["timeout"] = _positive(arguments.timeout, "--timeout")
+    if arguments.max_silent_time is not None:
+        settings["max_silent"] = _positive(arguments.max_silent_time, "--max-silent-time")
+    return ImageBuilder(
+        source,
+        open_backend(arguments.store),
+        realiser=Nix(**settings),
+        codec=arguments.codec,
+        budget=arguments.budget,
+        popularity=load_popularity(arguments.popularity) if arguments.popularity else Popularity(),
+    )
+
+
+def _positive(seconds: float, option: str) -> float:
+    if not seconds > 0:
+        raise InvalidConfig(f"{option} is a number of seconds above 0, not {seconds}")
+    return seconds
+
+
+def _find(backend: Backend, text: str) -> Descriptor:
+    if text.startswith("sha256:"):
+        digest = Digest.parse(text)
+        info = backend.stat(blob_key(digest))
+        if info is not None:
+            return Descriptor(MANIFEST, digest, info.size)
+    else:
+        name, _, tag = text.partition(":")
+        found = read_ref(backend, check_name(name), check_tag(tag or "latest"))
+        if found is not None:
+            return found
+    raise ObjectNotFound(
+        f"there is no image {text} in the storage", hint="list all with: nixery-core inspect --store URL"
+    )
+
+
+def _report_image(image: Image, arguments: Namespace, output: Output | None) -> None:
+    if output is not None and output.is_stdout:
+        return
+    if arguments.json:
+        _print_json(_image_json(image))
+        return
+    state = "was stored already" if image.cached else "is stored"
+    print(f"{image.spec.name}:{image.spec.tag} {state}: {len(image.layers)} layers, {bytes_text(image.size)}")
+    if image.revision:
+        print(f"revision {image.revision}")
+    print(image.descriptor.digest)
+
+
+def _image_json(image: Image) -> Mapping[str, Any]:
+    return {
+        "name": image.spec.name,
+        "tag": image.spec.tag,
+        "digest": str(image.descriptor.digest),
+        "revision": image.revision,
+        "cached": image.cached,
+        "size": image.size,
+        "layers": [layer.to_json() for layer in image.layers],
+    }
+
+
+def _plan_json(result: ImagePlan) -> Mapping[str, Any]:
+    return {
+        "name": result.spec.name,
+        "revision": result.revision,
+        "packages": [{"name": package.name, "attribute": package.attribute} for package in result.packages],
+        "nar_size": result.closure.nar_size,
+        "layers": [
+            {
+                "layer_key": layer.layer_key,
+                "nar_size": layer.plan.nar_size,
+                "paths": [str(path) for path in layer.plan.paths],
+                "reason": layer.plan.reason,
+                "digest": str(layer.built.descriptor.digest) if layer.built else None,
+            }
+            for layer in result.layers
+        ],
+    }
+
+
+def _print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    print()
