@@ -110,19 +110,23 @@ class NixLog:
     def _message(self, message: Mapping[str, Any]) -> None:
         text, level = message.get("msg"), message.get("level")
         if not isinstance(text, str) or (_is_int(level) and level > _LEVEL_INFO):
-            return
+            return None
         if text.startswith(STAGE):
             self.stages.add(text.removeprefix(STAGE).strip())
-            return
+            return None
         if text.startswith(_NOISE):
-            return
+            return None
         raw = message.get("raw_msg")
         bare = _ESCAPE.sub("", text)
         if isinstance(raw, str):
             self.errors.append(plain(raw).strip())
         elif level == 0 and _ERROR.match(bare):
             self.errors.append(plain(_ERROR.split(bare)[-1]).strip())
-        self._say(bare)
+        else:
+            return self._say(bare)
+        # an error ends in an exception, or is handled; it is no news on its own
+        self._tail.extend(plain(part) for part in bare.splitlines() if part.strip())
+        return None
 
     def _start(self, identity: int, message: Mapping[str, Any]) -> None:
         kind = message.get("type")
