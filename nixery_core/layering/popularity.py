@@ -33,7 +33,25 @@ class Popularity:
 
     def of(self, path: StorePath) -> int:
         """Return the count of the package of *path*; 0 where nothing is known."""
-        return self.counts.get(path.package_name, 0)
+        return self.counts.get(self.name_of(path), 0)
+
+    def name_of(self, path: StorePath) -> str:
+        """Return the name under which the data knows *path*, else its package name.
+
+        A version cannot always be told from a name that holds digits, so the longest name that
+        the data knows wins.
+
+        >>> Popularity({"gtk-3": 7}).name_of(StorePath.parse("zrzmnkqhydmgsi8bwmmgx07w74jc6xvw-gtk-3-3.24.38"))
+        'gtk-3'
+        """
+        name, shortest = path.name, path.package_name
+        while name not in self.counts:
+            name, dash, version = name.rpartition("-")
+            while version[:1].isalpha() and version.isascii():
+                name, dash, version = name.rpartition("-")
+            if not dash or len(name) <= len(shortest):
+                return shortest
+        return name
 
     @functools.cached_property
     def digest(self) -> str:
