@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import graphlib
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,12 +15,16 @@ from nixery_core.model.digest import Digest
 from nixery_core.model.storepath import StorePath
 
 
+# the order of StorePath itself, many times faster than its operators
+_order = operator.attrgetter("hash", "name")
+
+
 def _sorted_set(paths: Iterable[StorePath]) -> tuple[StorePath, ...]:
-    return tuple(sorted(set(paths)))
+    return tuple(sorted(set(paths), key=_order))
 
 
 def _by_path(infos: Iterable[PathInfo]) -> tuple[PathInfo, ...]:
-    return tuple(sorted(infos, key=lambda info: info.path))
+    return tuple(sorted(infos, key=lambda info: _order(info.path)))
 
 
 @attrs.frozen
@@ -147,22 +152,23 @@ def _not_valid(path: str) -> object:
 
 
 def _roots(roots: Iterable[object]) -> list[StorePath]:
-    return [root if isinstance(root, StorePath) else _store_path(root, "root") for root in roots]
+    return [root if isinstance(root, StorePath) else _store_path(root, {}, "root") for root in roots]
 
 
 def _path_infos(rows: Iterable[object]) -> list[PathInfo]:
     infos: dict[StorePath, PathInfo] = {}
+    known: dict[str, StorePath] = {}
     for row in rows:
-        info = _path_info(row)
+        info = _path_info(row, known)
         if infos.setdefault(info.path, info) != info:
             raise InvalidClosure(f"{info.path} stands twice with different facts")
     return list(infos.values())
 
 
-def _path_info(row: object) -> PathInfo:
+def _path_info(row: object, known: dict[str, StorePath]) -> PathInfo:
     if not isinstance(row, Mapping):
         raise InvalidClosure(f"an entry of the closure is a JSON object, not {type(row).__name__}")
-    path = _store_path(row.get("path"), "path")
+    path = _store_path(row.get("path"), known, "path")
     if row.get("valid") is False:
         _not_valid(str(path))
     nar_size, references, nar_hash = row.get("narSize"), row.get("references"), row.get("narHash")
@@ -172,7 +178,7 @@ def _path_info(row: object) -> PathInfo:
     if not isinstance(references, list):
         raise InvalidClosure(f"{path}: references is a list of store paths, not {references!r}")
     return PathInfo(
-        path, nar_size, [_store_path(item, f"{path}: reference") for item in references], _nar_hash(path, nar_hash)
+        path, nar_size, [_store_path(item, known, path, "reference") for item in references], _nar_hash(path, nar_hash)
     )
 
 
@@ -185,9 +191,13 @@ def _nar_hash(path: StorePath, value: object) -> Digest | None:
         raise InvalidClosure(f"{path}: {error.message}", hint=error.hint) from None
 
 
-def _store_path(value: Any, what: str) -> StorePath:
+def _store_path(value: Any, known: dict[str, StorePath], *where: object) -> StorePath:
+    # most paths are referred to many times: each is parsed once, and equal ones are one object
+    if isinstance(value, str) and value in known:
+        return known[value]
+    what = ": ".join(str(part) for part in where)
     try:
-        return StorePath.parse(_text(value, what))
+        return known.setdefault(value, StorePath.parse(_text(value, what)))
     except InvalidStorePath as error:
         raise InvalidClosure(f"{what}: {error.message}", hint=error.hint) from None
 

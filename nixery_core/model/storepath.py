@@ -16,7 +16,8 @@ _NAME = re.compile(r"[0-9A-Za-z+\-._?=]{1,211}")
 _VERSION = re.compile(r"-(?![A-Za-z])")
 
 
-@attrs.frozen(order=True)
+# closures look their paths up again and again, so the hash is kept
+@attrs.frozen(order=True, cache_hash=True)
 class StorePath:
     """A path in the Nix store, ``/nix/store/<hash>-<name>``; ordered by hash, then by name.
 
