@@ -42,7 +42,7 @@ def setup_hint(text: str) -> str:
     """Return what to do about a Nix that does not fit the machine; empty where that is not the problem."""
     if "build-users-group" in text:
         return 'Nix runs as root without build users: Nix(options={"build-users-group": ""})'
-    if "/nix/var" in text and ("permi" in text.lower() or "denied" in text):
+    if "/nix" in text and ("Permission denied" in text or "Operation not permitted" in text):
         return 'an ordinary user needs the Nix daemon, or a store of their own: Nix(store="/path/of/yours")'
     if "No space left" in text or "Disk quota" in text:
         return "free some space in the Nix store"
