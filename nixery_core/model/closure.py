@@ -14,7 +14,6 @@ from nixery_core.errors import InvalidClosure, InvalidDigest, InvalidStorePath
 from nixery_core.model.digest import Digest
 from nixery_core.model.storepath import StorePath
 
-
 # the order of StorePath itself, many times faster than its operators
 _order = operator.attrgetter("hash", "name")
 
