@@ -28,6 +28,7 @@ SPOOL = 16 << 20
 BLOCK = 8 << 20
 """Bytes that go to or come from the storage at once."""
 
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # fsspec's memory looks first and writes then; two threads of one process must not do both at once
 _CREATE = threading.Lock()
 
@@ -102,7 +103,10 @@ class FsspecBackend:
     def get(self, key: str) -> bytes:
         """Return a small object whole; raises ObjectNotFound."""
         with self._mapped(key):
-            return bytes(self._fs.cat_file(self._path(key)))
+            try:
+                return bytes(self._fs.cat_file(self._path(key)))
+            except _NOT_THERE as error:
+                raise _not_found(key) from error
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Give the bytes of an object from *start* to before *end* in pieces; raises ObjectNotFound.
@@ -111,7 +115,7 @@ class FsspecBackend:
         """
         info = self.stat(key)
         if info is None:
-            raise ObjectNotFound(f"there is no object {key}", key=key)
+            raise _not_found(key)
         return self._pieces(key, max(start, 0), info.size if end is None else min(end, info.size))
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -119,7 +123,7 @@ class FsspecBackend:
         with self._mapped(key):
             try:
                 info = self._fs.info(self._path(key))
-            except (FileNotFoundError, NotADirectoryError):
+            except _NOT_THERE:
                 return None
         return _object_info(key, info) if info.get("type") == "file" else None
 
@@ -129,14 +133,14 @@ class FsspecBackend:
         with self._mapped(check_prefix(prefix)):
             try:
                 found = self._fs.find((base + prefix).rstrip("/"), detail=True)
-            except (FileNotFoundError, NotADirectoryError):
+            except _NOT_THERE:
                 found = {}
         infos = {str(path).removeprefix(base): info for path, info in found.items() if str(path).startswith(base)}
         return iter([_object_info(key, infos[key]) for key in sorted(infos) if key.startswith(prefix)])
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is success."""
-        with self._mapped(key), contextlib.suppress(FileNotFoundError):
+        with self._mapped(key), contextlib.suppress(*_NOT_THERE):
             self._fs.rm_file(self._path(key))
 
     def _path(self, key: str) -> str:
@@ -251,6 +255,10 @@ def _mapped(key: str, url: str) -> Iterator[None]:
     except Exception as error:
         # every storage has a library with exceptions of its own
         raise StorageError(f"{key or 'the storage'} in {url}: {type(error).__name__}: {error}", key=key) from error
+
+
+def _not_found(key: str) -> ObjectNotFound:
+    return ObjectNotFound(f"there is no object {key}", key=key)
 
 
 def _creates(fs: AbstractFileSystem) -> bool:
