@@ -38,6 +38,17 @@ class _Candidate:
     node: Node
 
 
+@attrs.frozen
+class _Open:
+    """A real directory whose names are still to be chosen."""
+
+    name: bytes
+    merged: Sequence[_Candidate]
+    """The directories of packages that meet here, the winner first."""
+    above: frozenset[bytes]
+    """Paths of these directories and of all that lead to them."""
+
+
 def linked_outputs(packages: Iterable[ResolvedPackage], closure: Closure) -> list[StorePath]:
     """Return the outputs to link, each once, the winner of a collision first.
 
@@ -84,11 +95,11 @@ def link_forest(
             roots.append(_Candidate(place.path, place.node))
 
     forest: dict[bytes, bytes | None] = {}
-    open_directories = [(b"", roots)]
+    open_directories = [_Open(b"", roots, frozenset(root.path for root in roots))]
     while open_directories:
-        parent, directories = open_directories.pop()
-        for base, candidates in sorted(_children(directories).items()):
-            name = parent + b"/" + base if parent else base
+        parent = open_directories.pop()
+        for base, candidates in sorted(_children(parent.merged).items()):
+            name = parent.name + b"/" + base if parent.name else base
             if name in replaced or _IGNORED.fullmatch(name):
                 continue
             if len(candidates) == 1 and not (name in real or _stays_real(name)):
@@ -97,19 +108,20 @@ def link_forest(
             if name in _ENGINE_OWNED:
                 _report(name, b"/" + name, candidates, on_event)
                 continue
-            link, merged = _choose(name, candidates, trees, name in real, on_event)
-            if merged:
-                open_directories.append((name, merged))
+            places = [(candidate, _resolve(candidate, trees, parent.above)) for candidate in candidates]
+            link, merged = _choose(name, places, name in real, on_event)
             forest[name] = link
+            if merged:
+                above = parent.above.union(directory.path for directory in merged)
+                open_directories.append(_Open(name, merged, above))
     return forest
 
 
 def _choose(
-    name: bytes, candidates: Sequence[_Candidate], trees: StoreTrees, is_real: bool, on_event: EventCallback
+    name: bytes, places: Sequence[tuple[_Candidate, Place | None]], is_real: bool, on_event: EventCallback
 ) -> tuple[bytes | None, list[_Candidate]]:
     """Return the target of a link, or None and the directories whose files meet under *name*."""
     distinct: dict[bytes, tuple[_Candidate, Place | None]] = {}
-    places = [(candidate, _resolve(candidate, trees)) for candidate in candidates]
     # a link that leads nowhere gives way to anything that is there
     for candidate, place in sorted(places, key=lambda pair: pair[1] is None):
         distinct.setdefault(candidate.path if place is None else place.path, (candidate, place))
@@ -141,10 +153,12 @@ def _children(directories: Iterable[_Candidate]) -> dict[bytes, list[_Candidate]
     return children
 
 
-def _resolve(candidate: _Candidate, trees: StoreTrees) -> Place | None:
-    if isinstance(candidate.node, Link):
-        return trees.resolve(candidate.path)
-    return Place(candidate.path, candidate.node)
+def _resolve(candidate: _Candidate, trees: StoreTrees, above: frozenset[bytes] = frozenset()) -> Place | None:
+    if not isinstance(candidate.node, Link):
+        return Place(candidate.path, candidate.node)
+    place = trees.resolve(candidate.path)
+    # a link to a directory that we are in, such as bin/X11 -> ., would be followed without end
+    return None if place is not None and place.path in above else place
 
 
 def _stays_real(name: bytes) -> bool:
