@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import subprocess
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from nixery_core._redact import redact
+from nixery_core._unattended import unattended_environment
 from nixery_core.errors import RevisionNotFound, SourceError
 
 TIMEOUT = 60.0
@@ -60,8 +60,7 @@ def git_refs(url: str, names: Sequence[str]) -> GitRefs:
             capture_output=True,
             timeout=TIMEOUT,
             check=False,
-            # never ask a person, and speak the language that we can show
-            env=os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_SSH_COMMAND": _ssh_command()},
+            env=unattended_environment(),
         )
     except FileNotFoundError as error:
         raise SourceError("git is not installed", hint="install git; it resolves branches and tags") from error
@@ -87,7 +86,3 @@ def _parse_refs(text: str, names: Sequence[str]) -> GitRefs:
             commits[name] = value
     peeled = {name.removesuffix(_PEELED): commit for name, commit in commits.items() if name.endswith(_PEELED)}
     return GitRefs({name: commit for name, commit in (commits | peeled).items() if not name.endswith(_PEELED)}, head)
-
-
-def _ssh_command() -> str:
-    return os.environ.get("GIT_SSH_COMMAND", "ssh") + " -oBatchMode=yes"

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
 
 from nixery_core._nixfiles import expressions_hash
+from nixery_core._unattended import unattended_environment
 from nixery_core.cancellation import Cancellation
 from nixery_core.errors import InvalidConfig, NixError, NixNotFound, NixTimeout
 from nixery_core.events import EventCallback, ignore_events
@@ -195,13 +195,7 @@ class Nix:
         return tool if self.binaries is None else str(self.binaries / tool)
 
     def _environment(self) -> Mapping[str, str]:
-        ours = {
-            # messages that can be read, and no question to a person who is not there
-            "LC_ALL": "C",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh") + " -oBatchMode=yes",
-        }
-        return MappingProxyType({**os.environ, **ours, **self.environment})
+        return unattended_environment(self.environment)
 
     def _store_dir(self) -> str:
         """Return the physical folder that holds the paths of the store; raises NixError for a store elsewhere."""

@@ -21,14 +21,10 @@ _JSON = "application/json"
 
 def publish_ref(backend: Backend, name: str, tag: str, manifest: Descriptor) -> None:
     """Make *name*:*tag* stand for *manifest*, and bring ``index.json`` up to date."""
-    key, data = ref_key(name, tag), manifest.to_bytes()
-    try:
-        if backend.get(key) == data and backend.stat(INDEX_KEY) is not None:
-            return
-    except ObjectNotFound:
-        pass
+    if read_ref(backend, name, tag) == manifest and _is_indexed(backend, name, tag, manifest):
+        return
     backend.create(OCI_LAYOUT_KEY, LAYOUT_BYTES, content_type=_JSON)
-    backend.replace(key, data, content_type=_JSON)
+    backend.replace(ref_key(name, tag), manifest.to_bytes(), content_type=_JSON)
     write_index(backend)
 
 
@@ -65,9 +61,17 @@ def write_index(backend: Backend) -> None:
         written = index
 
 
+def _is_indexed(backend: Backend, name: str, tag: str, manifest: Descriptor) -> bool:
+    try:
+        index = ImageIndex.from_bytes(backend.get(INDEX_KEY))
+    except (ObjectNotFound, InvalidDocument):
+        return False
+    return _named(name, tag, manifest) in index.manifests
+
+
 def _index_bytes(backend: Backend) -> bytes:
-    manifests = tuple(
-        attrs.evolve(manifest, annotations={**manifest.annotations, REF_NAME: f"{name}:{tag}"})
-        for name, tag, manifest in list_refs(backend)
-    )
-    return ImageIndex(manifests=manifests).to_bytes()
+    return ImageIndex(manifests=tuple(_named(*ref) for ref in list_refs(backend))).to_bytes()
+
+
+def _named(name: str, tag: str, manifest: Descriptor) -> Descriptor:
+    return attrs.evolve(manifest, annotations={**manifest.annotations, REF_NAME: f"{name}:{tag}"})
