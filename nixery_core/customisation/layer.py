@@ -40,7 +40,7 @@ class Customisation:
     env: tuple[str, ...]
     """``NAME=value``: variables to set where the caller sets no other value."""
     shell: str | None
-    """Absolute path of a shell that runs on the platform; None where the image has none."""
+    """Absolute path of a shell of the requested packages or custom files; None where they bring none."""
 
     def key(self, *, archive_version: int, codec_id: str) -> str:
         """Return the identity of the layer's input: 64 hexadecimal characters.
@@ -92,10 +92,12 @@ def customise(
     layer = _Layer(custom, trees, reader, Programs(trees, reader, platform))
     layer.add_packages(linked_outputs(packages, closure), skeleton.directories(account), on_event)
     layer.add_custom_files()
+    # a shell that is in the closure by chance is no wish of the caller's
+    shell = layer.shell()
     layer.add_programs()
     layer.add_users(user, account)
     layer.add_certificates()
-    return Customisation(entries=layer.sorted_entries(), env=layer.env(), shell=layer.shell())
+    return Customisation(entries=layer.sorted_entries(), env=layer.env(), shell=shell)
 
 
 class _Layer:
