@@ -35,7 +35,7 @@ def first_paragraph(log: NixLog, returncode: int) -> str:
             name = str(-returncode)
         return f"Nix was killed by {name}"
     tail = log.tail()
-    return tail[-1] if tail else f"Nix ended with exit code {returncode} and no word"
+    return tail[-1].removeprefix("error: ") if tail else f"Nix ended with exit code {returncode} and no word"
 
 
 def setup_hint(text: str) -> str:

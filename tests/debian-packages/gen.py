@@ -15,9 +15,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = (
-    "bash coreutils curl git grep gzip jq file libpython3.11-minimal libpython3.11-stdlib python3.11-minimal"
-).split()
+NAMES = [
+    "bash",
+    "coreutils",
+    "curl",
+    "file",
+    "git",
+    "grep",
+    "gzip",
+    "jq",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "python3.11-minimal",
+]
 
 SKIP = re.compile(
     r"^/usr/(share/(doc|man|locale|lintian|info|bug|bash-completion|zsh|doc-base|menu|applications|icons|"
