@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -101,7 +102,7 @@ class Evaluator:
 
     def _run(self, names: Sequence[str], *, explain: bool = False) -> _Answer:
         request = {
-            "source": dict(self.pin.fetch),
+            "source": _source(self.pin),
             "revision": self.pin.revision,
             "system": self.platform.system,
             "importArgs": dict(self.pin.import_args),
@@ -121,6 +122,14 @@ class Evaluator:
         if "loaded" not in log.stages:
             raise load_error(self.pin, log, finished.returncode)
         raise _Died(first_paragraph(log, finished.returncode))
+
+
+def _source(pin: Pin) -> dict[str, Any]:
+    source = dict(pin.fetch)
+    if source.get("type") == "git" and str(source["url"]).startswith("/"):
+        # Nix 2.8 makes a URL of a path, and no valid one where the path has a space
+        source["url"] = Path(source["url"]).as_uri()
+    return source
 
 
 def _package_error(problems: list[PackageProblem]) -> PackageError:

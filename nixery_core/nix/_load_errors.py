@@ -20,6 +20,14 @@ _NO_REVISION = (
     "object not found",
     "bad object",
 )
+# Nix goes on to look for the commit in a repository that it could not read
+_UNREADABLE = (
+    "could not read from remote repository",
+    "does not appear to be a git repository",
+    "unable to access",
+    "authentication failed",
+    "failed to connect",
+)
 _MAX_REASON = 400
 
 
@@ -66,7 +74,8 @@ def _source_error(pin: Pin, log: NixLog, reason: str) -> SourceError:
     # git speaks for itself, before Nix says that git failed
     said = [line for line in log.tail() if line.startswith(("fatal:", "error: "))] or [reason]
     words = " ".join([*log.tail(), reason]).lower()
-    if pin.kind != "path" and any(sign in words for sign in _NO_REVISION):
+    unreadable = any(sign in words for sign in _UNREADABLE)
+    if pin.fetch["type"] == "git" and not unreadable and any(sign in words for sign in _NO_REVISION):
         return RevisionNotFound(
             f"{redact(pin.url)} has no revision {pin.revision}: {said[0]}",
             hint="push the commit to a branch, or name another",

@@ -231,7 +231,8 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     below = descendants(child.pid)
     try:
         _kill_group(child.pid, signal.SIGTERM)
-        patience = time.monotonic() + _GRACE
+        # an evaluation does not listen, and has nothing to put in order
+        patience = time.monotonic() + (_GRACE if below else _GRACE / 10)
         while not _has_ended(child) and time.monotonic() < patience:
             # read on, or Nix may wait for us while we wait for it
             _drain(child)
