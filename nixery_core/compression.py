@@ -139,8 +139,9 @@ class ZstdCodec:
         return 8 * _MIB
 
     def compress(self, chunk: bytes | bytearray | memoryview) -> bytes:
-        """Return one frame, with the size of its content."""
-        return zstd.compress(chunk, level=self.level)
+        """Return one frame, with the size and a checksum of its content."""
+        parameter = zstd.CompressionParameter
+        return zstd.compress(chunk, options={parameter.compression_level: self.level, parameter.checksum_flag: 1})
 
     def decompress(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Give the archive back from any Zstandard stream; raises StorageError."""
