@@ -21,8 +21,8 @@ from nixery_core.cli.text import bytes_text, table
 from nixery_core.errors import InvalidConfig, ObjectNotFound
 from nixery_core.image import Image, ImagePlan
 from nixery_core.layering.popularity import Popularity
-from nixery_core.layering.popularity_file import load_popularity
 from nixery_core.model.digest import Digest
+from nixery_core.model.image import ImageSpec
 from nixery_core.model.names import check_name, check_tag
 from nixery_core.model.oci import MANIFEST, Descriptor, ImageConfig, Manifest
 from nixery_core.nix import Nix
@@ -43,7 +43,7 @@ def version() -> str:
 def build(arguments: Namespace) -> int:
     """Build an image and put it into the storage."""
     spec = image_spec(arguments)
-    output = parse_output(arguments.output, spec, json=arguments.json)
+    output = parse_output(arguments.output, json=arguments.json)
     builder = _builder(arguments)
     with progress(arguments.progress, verbose=arguments.verbose) as on_event:
         image = builder.build(spec, on_event=on_event)
@@ -115,8 +115,6 @@ def inspect(arguments: Namespace) -> int:
 
 def demo(arguments: Namespace) -> int:
     """Build an image of the package set that comes with nixery-core."""
-    from nixery_core.model.image import ImageSpec
-
     spec = ImageSpec.parse(arguments.name)
     directory = Path(arguments.dir).absolute()
     nix = demo_nix(directory / "nix")
@@ -149,8 +147,16 @@ def _builder(arguments: Namespace) -> ImageBuilder:
         realiser=Nix(**settings),
         codec=arguments.codec,
         budget=arguments.budget,
-        popularity=load_popularity(arguments.popularity) if arguments.popularity else Popularity(),
+        popularity=_popularity(arguments.popularity),
     )
+
+
+def _popularity(url: str | None) -> Popularity:
+    if url is None:
+        return Popularity()
+    from nixery_core.layering.popularity_file import load_popularity
+
+    return load_popularity(url)
 
 
 def _positive(seconds: float, option: str) -> float:

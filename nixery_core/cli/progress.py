@@ -44,7 +44,7 @@ def describe(event: BuildEvent, *, verbose: bool) -> str | None:
             return f"image is stored already: {digest}"
         case events.PackagesResolved(attributes=attributes):
             return f"packages: {', '.join(attributes)}"
-        case events.PackageSkipped(name=name, reason=reason):
+        case events.PackageSkipped(name=name, reason=reason) if verbose:
             return f"left out: {name} ({reason})"
         case events.NixBuildStarted(derivation=derivation):
             return f"building {derivation}"

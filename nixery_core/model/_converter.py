@@ -30,7 +30,8 @@ _CAPITALS = {
         "stop_signal": "StopSignal",
     }
 }
-_SNAKE = {"RootFS", "History"}
+# and our own documents, whose names are those of the code
+_SNAKE = {"RootFS", "History", "BuiltLayer", "CachedImage"}
 _SETS = {("ContainerConfig", "exposed_ports"), ("ContainerConfig", "volumes")}
 
 
@@ -119,7 +120,7 @@ def _unstructure_hook(cls: type) -> Callable[[Any], dict[str, Any]]:
     generated: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(cls, _CONVERTER, **overrides)  # type: ignore[arg-type]
     required = {_json_name(cls, field.name) for field in fields if field.default is attrs.NOTHING}
     # these have defaults in Python for convenience, and are required or expected in the document
-    required |= {"schemaVersion", "mediaType"} | ({"type"} if cls.__name__ == "RootFS" else set())
+    required |= {"schemaVersion", "mediaType", "format_version"} | ({"type"} if cls.__name__ == "RootFS" else set())
     sets = {_json_name(cls, field) for owner, field in _SETS if owner == cls.__name__}
 
     def unstructure_document(document: Any) -> dict[str, Any]:
