@@ -78,20 +78,17 @@ class DirectoryReader:
             os.close(file)
 
     def _walk(self, path: StorePath, *, with_contents: bool) -> Iterator[StoreEntry]:
-        where = _Place(self.store_dir, path, b"")
-        store = self._open_store(path)
-        stack: list[tuple[int, Iterator[_Child]]] = [(store, iter([_Child(os.fsencode(path.base), b"")]))]
+        stack = [_Directory(self._open_store(path), iter([_Child(os.fsencode(path.base), b"")]))]
         try:
             while stack:
-                fd, children = stack[-1]
-                child = next(children, None)
+                directory = stack[-1]
+                child = next(directory.children, None)
                 if child is None:
-                    stack.pop()
-                    os.close(fd)
+                    stack.pop().close()
                     continue
                 where = _Place(self.store_dir, path, child.name)
                 try:
-                    status = os.lstat(child.disk, dir_fd=fd)
+                    status = os.lstat(child.disk, dir_fd=directory.fd)
                     mode = status.st_mode
                     if stat.S_ISREG(mode):
                         size = status.st_size
@@ -100,16 +97,15 @@ class DirectoryReader:
                             type=EntryType.REGULAR,
                             executable=mode & stat.S_IXUSR != 0,
                             size=size,
-                            contents=_contents(fd, child.disk, size, where) if with_contents else None,
+                            contents=_contents(directory, child.disk, size, where) if with_contents else None,
                         )
                     elif stat.S_ISDIR(mode):
                         yield StoreEntry(name=child.name, type=EntryType.DIRECTORY)
-                        inner = os.open(child.disk, _OPEN_DIRECTORY, dir_fd=fd)
-                        # on the stack first, so that it is closed whatever happens
-                        stack.append((inner, iter(())))
-                        stack[-1] = (inner, iter(self._children(inner, child.name, where)))
+                        inner = _Directory(os.open(child.disk, _OPEN_DIRECTORY, dir_fd=directory.fd), iter(()))
+                        stack.append(inner)
+                        inner.children = iter(self._children(inner.fd, child.name, where))
                     elif stat.S_ISLNK(mode):
-                        target = os.readlink(child.disk, dir_fd=fd)
+                        target = os.readlink(child.disk, dir_fd=directory.fd)
                         yield StoreEntry(name=child.name, type=EntryType.SYMLINK, target=target)
                     else:
                         kind = _KINDS.get(stat.S_IFMT(mode), "special file")
@@ -120,8 +116,8 @@ class DirectoryReader:
                 except OSError as error:
                     raise _failure(where, error) from error
         finally:
-            for fd, _ in stack:
-                os.close(fd)
+            for directory in stack:
+                directory.close()
 
     def _children(self, fd: int, parent: bytes, where: _Place) -> list[_Child]:
         prefix = parent + b"/" if parent else b""
@@ -162,6 +158,21 @@ class _Child:
         self.name = name
 
 
+class _Directory:
+    """An open directory and what is still to come of it."""
+
+    __slots__ = ("children", "fd")
+
+    def __init__(self, fd: int, children: Iterator[_Child]) -> None:
+        self.fd = fd
+        self.children = children
+
+    def close(self) -> None:
+        # content that is asked for too late must not meet a directory that got the number since
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+
 class _Place:
     """Where something is, as text for errors; made for every file, so it is put together only when asked."""
 
@@ -177,14 +188,14 @@ class _Place:
         return "/".join(part for part in (self.store_dir.rstrip("/"), self.path.base, shown) if part)
 
 
-def _contents(fd: int, disk: bytes, size: int, where: _Place) -> Callable[[], Iterator[bytes]]:
+def _contents(directory: _Directory, disk: bytes, size: int, where: _Place) -> Callable[[], Iterator[bytes]]:
     if size < PIECE:
-        return functools.partial(_small, fd, disk, size, where)
-    return functools.partial(_pieces, fd, disk, where)
+        return functools.partial(_small, directory, disk, size, where)
+    return functools.partial(_pieces, directory, disk, where)
 
 
-def _small(directory: int, disk: bytes, size: int, where: _Place) -> Iterator[bytes]:
-    fd = _open(disk, _OPEN_FILE, directory, where)
+def _small(directory: _Directory, disk: bytes, size: int, where: _Place) -> Iterator[bytes]:
+    fd = _open(disk, _OPEN_FILE, directory.fd, where)
     try:
         # one byte more than there should be: a file that grows must not pass
         return iter((_read(fd, size + 1, where),))
@@ -192,8 +203,8 @@ def _small(directory: int, disk: bytes, size: int, where: _Place) -> Iterator[by
         os.close(fd)
 
 
-def _pieces(directory: int, disk: bytes, where: _Place) -> Iterator[bytes]:
-    fd = _open(disk, _OPEN_FILE, directory, where)
+def _pieces(directory: _Directory, disk: bytes, where: _Place) -> Iterator[bytes]:
+    fd = _open(disk, _OPEN_FILE, directory.fd, where)
     try:
         while piece := _read(fd, PIECE, where):
             yield piece
@@ -227,6 +238,8 @@ def _failure(where: _Place, error: OSError) -> StoreReadError:
         hint = "it is no regular file or directory, or it changed while it was read"
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = "run as a user who may read the store"
+    elif error.errno == errno.EBADF:
+        hint = "take the contents of an entry before the next entry"
     elif error.errno in (errno.EMFILE, errno.ENFILE):
         hint = "raise the limit of open files (ulimit -n)"
     return StoreReadError(f"cannot read {where}: {error.strerror}", hint=hint)
