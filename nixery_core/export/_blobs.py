@@ -55,11 +55,18 @@ def checked(backend: Backend, descriptor: Descriptor) -> Iterator[bytes]:
         raise _mismatch(descriptor, "holds other bytes")
 
 
-def unpacked(backend: Backend, descriptor: Descriptor, diff_id: Digest) -> Iterator[bytes]:
-    """Give the archive in the layer *descriptor*; raises DigestMismatch, and StorageError for damaged layers."""
+def unpacked(backend: Backend, descriptor: Descriptor, diff_id: Digest, size: int | None = None) -> Iterator[bytes]:
+    """Give the archive in the layer *descriptor*; raises DigestMismatch, and StorageError for damaged layers.
+
+    Where a *size* is given, other sizes are a DigestMismatch too, before the first byte too many.
+    """
     state = hashlib.new(diff_id.algorithm)
+    count = 0
     try:
         for piece in codec_for_media_type(descriptor.media_type).decompress(checked(backend, descriptor)):
+            count += len(piece)
+            if size is not None and count > size:
+                break
             state.update(piece)
             yield piece
     except StorageError as error:
@@ -69,6 +76,9 @@ def unpacked(backend: Backend, descriptor: Descriptor, diff_id: Digest) -> Itera
         raise StorageError(
             f"the blob {descriptor.digest}: {error.message}", key=blob_key(descriptor.digest), hint=error.hint
         ) from error
+    if size is not None and count != size:
+        change = "more" if count > size else "fewer"
+        raise _mismatch(descriptor, f"unpacks to {change} than the {size} bytes that were announced")
     if state.hexdigest() != diff_id.hex:
         raise _mismatch(descriptor, f"unpacks to {diff_id.algorithm}:{state.hexdigest()}, not {diff_id}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -13,6 +14,8 @@ from nixery_core.model.digest import Digest
 from nixery_core.model.names import check_name, check_tag
 from nixery_core.model.oci import LAYER, Descriptor, canonical_json
 from nixery_core.storage.backend import Backend
+
+_HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 
 
 def write_docker_archive(
@@ -81,8 +84,8 @@ def tagged(reference: str) -> str:
         repository, tag = reference, "latest"
     host, slash, path = repository.partition("/")
     is_host = slash and ("." in host or ":" in host or host == "localhost")
-    if is_host and (not host.isprintable() or " " in host):
-        raise InvalidName(f"{reference!r} has a host that is not one")
+    if is_host and not _HOST.fullmatch(host):
+        raise InvalidName(f"{reference!r} does not begin with the name of a host", hint="write host[:port]/name:tag")
     check_name(path if is_host else repository)
     return f"{repository}:{check_tag(tag)}"
 
@@ -94,4 +97,4 @@ def _layer_name(diff_id: Digest) -> str:
 def _layer(backend: Backend, layer: Descriptor, diff_id: Digest, size: int | None) -> ArchiveEntry:
     if size is None:
         size = layer.size if layer.media_type == LAYER else unpacked_size(backend, layer, diff_id)
-    return member(_layer_name(diff_id), size, partial(unpacked, backend, layer, diff_id))
+    return member(_layer_name(diff_id), size, partial(unpacked, backend, layer, diff_id, size))
