@@ -75,10 +75,10 @@ class NixeryError(Exception):
         tag 'a b' is not valid
           next: use letters and digits
         """
-        lines = [self.message, *(f"  {line}" for line in self._details())]
+        lines = [self.message, *self._details()]
         if self.hint:
-            lines.append(f"  next: {self.hint}")
-        return "\n".join(lines)
+            lines.append(f"next: {self.hint}")
+        return "\n".join(lines).replace("\n", "\n  ")
 
     def _details(self) -> list[str]:
         return []
@@ -138,6 +138,10 @@ class NixError(NixeryError):
 
 class NixNotFound(NixError):
     """There is no usable Nix on this machine."""
+
+    def diagnostics(self) -> str:
+        """Return one line: what is missing, and how to get it."""
+        return str(self)
 
 
 @attrs.define(slots=False)
@@ -201,7 +205,8 @@ class PackageError(NixError):
     """One entry for each package that cannot be used, in the order asked."""
 
     def _details(self) -> list[str]:
-        return [redact(problem.describe()) for problem in self.problems]
+        lines = [redact(problem.describe()) for problem in self.problems]
+        return [] if lines == [self.message] else lines
 
 
 @attrs.define(slots=False)

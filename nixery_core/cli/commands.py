@@ -82,7 +82,9 @@ def inspect(arguments: Namespace) -> int:
     backend = open_backend(arguments.store)
     if arguments.image is None:
         refs = list(list_refs(backend))
-        if arguments.json:
+        if not refs and not arguments.json:
+            print("there is no image in this storage", file=sys.stderr)
+        elif arguments.json:
             _print_json([{"name": name, "tag": tag, "digest": str(found.digest)} for name, tag, found in refs])
         else:
             print(table(["name", "tag", "digest"], [[name, tag, str(found.digest)] for name, tag, found in refs]))

@@ -23,7 +23,7 @@ _LINGER = 2.0
 _TICK = 0.1
 _CHUNK = 1 << 16
 _MAX_LINE = 1 << 18
-_INSTALL = "install Nix: https://nixos.org/download, or the package nix-bin of Debian and Ubuntu"
+_INSTALL = "get it from https://nixos.org/download, or with: apt-get install nix-bin"
 
 
 @attrs.frozen
@@ -142,7 +142,8 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
             start_new_session=True,
         )
     except (FileNotFoundError, PermissionError) as error:
-        raise NixNotFound(f"{command[0]} cannot be started: {os.strerror(error.errno or 0)}", hint=_INSTALL) from error
+        reason = f"{command[0]} cannot be started: {os.strerror(error.errno or 0)}"
+        raise NixNotFound(f"Nix is not installed, {reason}", hint=_INSTALL) from error
     except OSError as error:
         hint = "name fewer packages at once, or shorter import_args" if error.errno == errno.E2BIG else ""
         raise NixError(f"{command[0]} cannot be started: {os.strerror(error.errno or 0)}", hint=hint) from error
