@@ -55,7 +55,8 @@ def open_backend(url: str | os.PathLike[str], **options: Any) -> Backend:
     if scheme in ("file", "local"):
         return _local(_file_path(text), text, options)
     if scheme == "memory":
-        return FsspecBackend(text, options)
+        _no_options("memory", options)
+        return FsspecBackend(text)
     plugin = _plugin(scheme)
     if plugin is not None:
         return _open_plugin(plugin, text, options)
@@ -80,11 +81,15 @@ def _known_schemes() -> set[str]:
 
 
 def _local(path: str, url: str, options: dict[str, Any]) -> LocalBackend:
-    if options:
-        raise InvalidConfig(f"a directory takes no options, but got {', '.join(sorted(options))}")
+    _no_options("a directory", options)
     if "\0" in path:
         raise InvalidConfig(f"{url!r} is not a path: it holds a zero byte")
     return LocalBackend(Path(path) if path else path)
+
+
+def _no_options(what: str, options: dict[str, Any]) -> None:
+    if options:
+        raise InvalidConfig(f"{what} takes no options, but got {', '.join(sorted(options))}")
 
 
 def _file_path(url: str) -> str:
