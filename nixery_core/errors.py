@@ -75,7 +75,7 @@ class NixeryError(Exception):
         tag 'a b' is not valid
           next: use letters and digits
         """
-        lines = [self.message, *self._details()]
+        lines = [self.message, *map(redact, self._details())]
         if self.hint:
             lines.append(f"next: {self.hint}")
         return "\n".join(lines).replace("\n", "\n  ")

@@ -122,7 +122,8 @@ def nix_files(tools: Tools, into: Path) -> None:
                 for name, arguments in (("base16", []), ("base32", ["--base32"]))
             }
             command = ["--extra-experimental-features", "nix-command", "hash", "to-sri", "--type", "sha256"]
-            hashes.append({"text": text, **forms, "sri": tools.run("nix", *command, forms["base16"], store=False).strip()})
+            sri = tools.run("nix", *command, forms["base16"], store=False).strip()
+            hashes.append({"text": text, **forms, "sri": sri})
     write_json(into / "nix-hashes.json", hashes)
 
 
