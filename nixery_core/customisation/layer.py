@@ -188,7 +188,7 @@ class _Layer:
 
     def _add(self, entry: ArchiveEntry) -> None:
         # a custom link in the place of a directory: what we would put into it has no place
-        if self._replaced.isdisjoint((*parents(entry.name), entry.name)):
+        if not self._replaced or self._replaced.isdisjoint((*parents(entry.name), entry.name)):
             self._entries.setdefault(entry.name, entry)
 
     def _bundle(self) -> bytes | None:
