@@ -27,7 +27,7 @@ def mapped(key: str, root: object) -> Iterator[None]:
 
 def storage_error(key: str, root: object, error: OSError) -> StorageError:
     """Return the StorageError for *error*."""
-    message = f"{key or 'the storage'} in {root}: {error.strerror or error}"
+    message = f"{key or 'the storage'} in {root}: {error.strerror or str(error) or type(error).__name__}"
     if error.errno in _FULL:
         return StorageFull(message, key=key, hint="free some space or raise the quota, then run it again")
     if error.errno in _FORBIDDEN:
