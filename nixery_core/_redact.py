@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@")
+# bounded repetitions: a text without end must not take quadratic time
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/?#\s]*@")
 _SECRET_PARAMETER = re.compile(
     r"(?P<name>[?&;][^=&\s]*(?:secret|token|password|passwd|signature|credential|key|sig|auth)[^=&\s]*=)[^&\s#]*",
     re.IGNORECASE,

@@ -21,6 +21,7 @@ _MAX_SHOWN = 2000
 _MAX_ERRORS = 100
 _MAX_BUILDS = 64
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)|[\x00-\x08\x0b-\x1f\x7f]")
+_CUT_URL = re.compile(r"://\S*\Z")
 _ERROR = re.compile(r"(?:^|\n)\s*error:\s*")
 _NOISE = "(use '--show-trace'"
 
@@ -43,7 +44,11 @@ def plain(text: str) -> str:
     >>> plain("\x1b[31;1merror:\x1b[0m no\r")
     'error: no'
     """
-    return redact(_ESCAPE.sub("", text))[:_MAX_SHOWN]
+    shown = _ESCAPE.sub("", text[: 2 * _MAX_SHOWN])[:_MAX_SHOWN]
+    if len(text) > len(shown):
+        # the mask of a URL needs its "@", which may have been cut off
+        shown = _CUT_URL.sub("", shown)
+    return redact(shown)
 
 
 class NixLog:

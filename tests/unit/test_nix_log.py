@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from nixery_core.events import BuildEvent, NixBuildStarted, NixLogLine, NixPhase, NixProgress
 from nixery_core.nix._log import TAIL, NixLog
@@ -54,6 +55,14 @@ class TestEvents:
         """Escape sequences and credentials in URLs never reach an event."""
         _, events = read("\x1b[31mcloning\x1b[0m https://me:hunter2@example.org/x\r")
         assert events == [NixLogLine(derivation=None, line="cloning https://***@example.org/x")]
+
+    def test_an_endless_line_takes_no_endless_time(self) -> None:
+        """A builder that prints a megabyte without a space costs nothing, and its cut end shows no secret."""
+        begin = time.monotonic()
+        _, events = read("x" * 1_000_000, "y" * 1990 + " https://me:hunter2@example.org/")
+        assert time.monotonic() - begin < 2
+        assert [len(event.line) for event in events if isinstance(event, NixLogLine)] == [2000, 1996]
+        assert "hunter" not in repr(events)
 
     def test_chatter_is_left_out(self) -> None:
         """Messages beyond the informational level are no events."""
