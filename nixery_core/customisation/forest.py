@@ -1,9 +1,10 @@
 """The symlink forest: the files of the requested packages under the root of the image.
 
-The rules are those of nixpkgs' ``buildEnv`` (pkgs/build-support/buildenv/builder.pl) with three
+The rules are those of nixpkgs' ``buildEnv`` (pkgs/build-support/buildenv/builder.pl) with four
 differences: top-level directories, ``/etc`` and ``/var`` are real directories, because containers
-and engines write there; a collision is decided and reported instead of failing the build; and
-only a ``log`` at the top level, where builders leave it, is left out, not every file of that name.
+and engines write there; a collision is decided and reported instead of failing the build; only a
+``log`` at the top level, where builders leave it, is left out, not every file of that name; and
+``propagated-user-env-packages`` is not followed, because an image holds what was asked for.
 """
 
 from __future__ import annotations
