@@ -6,7 +6,7 @@ Source: OCI image-spec 1.1 (descriptor.md, manifest.md, image-index.md, config.m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -132,19 +132,23 @@ class ImageIndex(Document):
     annotations: Mapping[str, str] = attrs.field(factory=dict)
 
 
+def _set(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(texts)))
+
+
 @attrs.frozen(kw_only=True)
 class ContainerConfig(Document):
     """How a container of the image runs: the ``config`` object of the image configuration (config.md)."""
 
     user: str = ""
-    exposed_ports: tuple[str, ...] = ()
-    """``port[/protocol]``; an object with empty values in JSON."""
+    exposed_ports: tuple[str, ...] = attrs.field(default=(), converter=_set)
+    """``port[/protocol]``; sorted, distinct: an object with empty values in JSON."""
     env: tuple[str, ...] = ()
     """``NAME=value``, in order."""
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = ()
-    """Absolute paths; an object with empty values in JSON."""
+    volumes: tuple[str, ...] = attrs.field(default=(), converter=_set)
+    """Absolute paths; sorted, distinct: an object with empty values in JSON."""
     working_dir: str = ""
     labels: Mapping[str, str] = attrs.field(factory=dict)
     stop_signal: str = ""
