@@ -66,7 +66,7 @@ def test_without_nix_the_error_tells_how_to_install_it(tmp_path: Path) -> None:
     """A missing Nix raises NixNotFound with the next step."""
     with pytest.raises(NixNotFound, match="cannot be started") as caught:
         Nix(binaries=tmp_path).version()
-    assert "install Nix" in caught.value.diagnostics()
+    assert "nixos.org" in caught.value.diagnostics()
 
 
 def test_another_program_of_that_name_is_not_nix(tmp_path: Path) -> None:
