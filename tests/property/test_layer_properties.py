@@ -28,7 +28,7 @@ codecs = st.sampled_from([GzipCodec(), GzipCodec(1), ZstdCodec(), NoCodec()])
 def test_layer_is_a_function_of_its_paths(
     store: MemoryStore, codec: GzipCodec | ZstdCodec | NoCodec, chance: random.Random
 ) -> None:
-    """The same paths in any order give the same layer; what is unpacked hashes to its diff_id, which no codec changes."""
+    """The same paths in any order give the same layer; unpacked it hashes to its diff_id, whatever the codec."""
     backend = FsspecBackend(f"memory://{uuid.uuid4()}")
     writer = LayerWriter(backend, codec)
     paths = list(store.trees)
