@@ -5,7 +5,7 @@
 # system:     the Nix system that the packages are for
 # importArgs: more arguments for a package set that is a function
 #
-# Needs nothing of the package set.  The traces tell the caller how far it came, see loading.py.
+# Needs nothing of the package set.  The traces tell the caller how far it came, see nixery_core/nix/_load_errors.py.
 { source, revision ? null, system, importArgs ? { } }:
 let
   reached = stage: builtins.trace "nixery-core: ${stage}";
