@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -233,12 +234,25 @@ def _ustar(
 ) -> bytes:
     numbers = b"%07o\0%07o\0%07o\0%011o\0" % (mode & 0o7777, uid, gid, size)
     front = name.ljust(100, b"\0") + numbers + _MTIME
+    rest, rest_sum = _rest(flag, target, prefix)
+    # the checksum field itself counts as eight spaces
+    return b"%b%06o\0 %b" % (front, 8 * 32 + _sum(front) + rest_sum, rest)
+
+
+# most files share it with their neighbours
+@functools.lru_cache(maxsize=64)
+def _rest(flag: bytes, target: bytes, prefix: bytes) -> tuple[bytes, int]:
+    """Return what stands behind the checksum, and its sum."""
     rest = flag + target.ljust(100, b"\0") + _USTAR + prefix.ljust(167, b"\0")
-    # Adler-32 without its usual start holds the plain sum in its low half, as long as that is below
-    # 65521: no 256 bytes come near it.  The checksum field itself counts as eight spaces.
-    sums = (zlib.adler32(front, 0), zlib.adler32(rest[:256], 0), zlib.adler32(rest[256:], 0))
-    checksum = 8 * 32 + sum(part & 0xFFFF for part in sums)
-    return b"%b%06o\0 %b" % (front, checksum, rest)
+    return rest, _sum(rest[:256]) + _sum(rest[256:])
+
+
+def _sum(part: bytes) -> int:
+    """Return the sum of up to 256 bytes.
+
+    Adler-32 without its usual start holds it in its low half, as long as it is below 65521.
+    """
+    return zlib.adler32(part, 0) & 0xFFFF
 
 
 def _split(name: bytes) -> tuple[bytes, bytes]:

@@ -198,7 +198,7 @@ def _small(directory: _Directory, disk: bytes, size: int, where: _Place) -> Iter
     fd = _open(disk, _OPEN_FILE, directory.fd, where)
     try:
         # one byte more than there should be: a file that grows must not pass
-        return iter((_read(fd, size + 1, where),))
+        return iter((_read(fd, size + 1, where, least=size),))
     finally:
         os.close(fd)
 
@@ -219,11 +219,12 @@ def _open(disk: bytes, flags: int, directory: int, where: _Place) -> int:
         raise _failure(where, error) from error
 
 
-def _read(fd: int, size: int, where: _Place) -> bytes:
+def _read(fd: int, size: int, where: _Place, least: int | None = None) -> bytes:
+    """Return up to *size* bytes, fewer than *least* only at the end of the file."""
+    enough = size if least is None else least
     try:
         data = os.read(fd, size)
-        # one read may give less than there is; none at all is the end
-        while data and len(data) < size and (more := os.read(fd, size - len(data))):
+        while data and len(data) < enough and (more := os.read(fd, size - len(data))):
             data += more
     except OSError as error:
         raise _failure(where, error) from error
