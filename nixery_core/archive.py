@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -26,6 +26,8 @@ _FLAGS = {EntryType.REGULAR: b"0", EntryType.SYMLINK: b"2", EntryType.DIRECTORY:
 # the largest numbers of a header field of 12 and of 8 bytes
 _MAX_SIZE = 8**11 - 1
 _MAX_ID = 8**7 - 1
+# components that are neither empty nor dots nor whiteouts (image-spec, layer.md, "Whiteouts")
+_NAME = re.compile(rb"(?!\.wh\.|\.\.?(?:/|\Z))[^/\0]+(?:/(?!\.wh\.|\.\.?(?:/|\Z))[^/\0]+)*")
 _PAX_NAME = b"././@PaxHeader"
 
 
@@ -182,24 +184,27 @@ def _add_contents(entry: ArchiveEntry, batch: _Batch) -> None:
 def _check(entry: ArchiveEntry, previous: bytes) -> bytes:
     """Return what the name of *entry* sorts by; raise if it may not stand behind *previous*."""
     name = entry.name
-    if not name or b"\0" in name or b"//" in name or name[:1] == b"/" or name[-1:] == b"/":
-        raise StoreReadError(f"{_show(name)!r} cannot be the name of an archive member")
-    if b"." in name and not {b".", b".."}.isdisjoint(name.split(b"/")):
-        raise StoreReadError(f"{_show(name)!r} cannot be the name of an archive member: it holds . or ..")
+    if not _NAME.fullmatch(name):
+        raise _refused(name)
     # with the slash as the lowest character, plain comparison gives the order of a walk
     order = name.replace(b"/", b"\0")
     if order <= previous:
         if order == previous:
             raise StoreReadError(f"/{_show(name)} is twice in the archive")
         raise StoreReadError(f"the entry /{_show(name)} is out of order: it comes after /{_show(previous)}")
-    if b"/.wh." in name or name.startswith(b".wh."):
-        raise StoreReadError(
-            f"/{_show(name)} cannot be in an image layer: names that begin with .wh. mean removed files there",
-            hint="leave out the package, or rename the file (image-spec, layer.md, 'Whiteouts')",
-        )
     if entry.type is EntryType.SYMLINK and (not entry.target or b"\0" in entry.target):
         raise StoreReadError(f"/{_show(name)} is a symbolic link to nowhere")
     return order
+
+
+def _refused(name: bytes) -> StoreReadError:
+    if any(component.startswith(b".wh.") for component in name.split(b"/")):
+        return StoreReadError(
+            f"/{_show(name)} cannot be in an image layer: names that begin with .wh. mean removed files there",
+            hint="leave out the package, or rename the file (image-spec, layer.md, 'Whiteouts')",
+        )
+    shown = name.decode(errors="backslashreplace")
+    return StoreReadError(f"{shown!r} cannot be the name of an archive member: it is no plain relative path")
 
 
 def _header(entry: ArchiveEntry) -> bytes:
@@ -234,17 +239,10 @@ def _ustar(
 ) -> bytes:
     numbers = b"%07o\0%07o\0%07o\0%011o\0" % (mode & 0o7777, uid, gid, size)
     front = name.ljust(100, b"\0") + numbers + _MTIME
-    rest, rest_sum = _rest(flag, target, prefix)
-    # the checksum field itself counts as eight spaces
-    return b"%b%06o\0 %b" % (front, 8 * 32 + _sum(front) + rest_sum, rest)
-
-
-# most files share it with their neighbours
-@functools.lru_cache(maxsize=64)
-def _rest(flag: bytes, target: bytes, prefix: bytes) -> tuple[bytes, int]:
-    """Return what stands behind the checksum, and its sum."""
     rest = flag + target.ljust(100, b"\0") + _USTAR + prefix.ljust(167, b"\0")
-    return rest, _sum(rest[:256]) + _sum(rest[256:])
+    # the checksum field itself counts as eight spaces
+    checksum = 8 * 32 + _sum(front) + _sum(rest[:256]) + _sum(rest[256:])
+    return b"%b%06o\0 %b" % (front, checksum, rest)
 
 
 def _sum(part: bytes) -> int:
