@@ -10,6 +10,8 @@ HTML comments, which readers do not see, say what a page or the block behind the
     <!-- needs: nix skopeo -->      tools of the page; without them it is skipped, in CI it fails
     <!-- exit: 4 -->                the exit code of the last command of the next block
     <!-- not run: reason -->        the next block is no example of something that can run here
+
+Nix works in a store of its own, without network, so that it needs no set-up and leaves nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+from nixery_core.nix.demo import demo_nix
+
 DOCS = Path(__file__).parent
-PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("[!_]*/*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"])
+PAGES = sorted(
+    [*DOCS.glob("*.md"), *DOCS.glob("[!_]*/*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"]
+)
 
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<body>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!-- (?P<word>needs|exit|not run): (?P<value>.*?) -->", re.DOTALL)
@@ -68,7 +74,7 @@ def needed_tools(text: str) -> list[str]:
 def run_python(block: Block, page: Path, names: dict[str, object]) -> None:
     if not block.body.lstrip().startswith(">>>"):
         source = "\n" * block.line + block.body
-        exec(compile(source, str(page), "exec"), names)
+        exec(compile(source, str(page), "exec"), names)  # noqa: S102 (the examples are ours)
         return
     test = doctest.DocTestParser().get_doctest(block.body, names, page.name, str(page), block.line)
     runner = doctest.DebugRunner(optionflags=_FLAGS)
@@ -86,7 +92,7 @@ def run_console(block: Block, page: Path, folder: Path) -> None:
     assert not commands[0].strip(), f"{page.name}:{block.line}: the block does not begin with a command"
     for number, command in enumerate(commands[1:], 1):
         # a command goes on in the next line behind a backslash
-        match = re.match(r"((?:.*\\\n)*.*\n?)(.*)", command, re.DOTALL)
+        match = re.match(r"((?:[^\n]*\\\n)*[^\n]*\n?)(.*)", command, re.DOTALL)
         assert match is not None
         line, want = match[1], match[2].strip()
         finished = subprocess.run(
@@ -110,9 +116,18 @@ def run_console(block: Block, page: Path, folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder, which is the current one."""
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    """An empty folder, which is the current one; Nix keeps everything beside it."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    settings = {**demo_nix(tmp_path / "nix").options, "experimental-features": "nix-command"}
+    monkeypatch.setenv("NIX_CONFIG", "\n".join(f"{name} = {value}" for name, value in settings.items()))
+    monkeypatch.setenv("NIX_REMOTE", str(tmp_path / "nix"))
+    monkeypatch.setenv("NIX_USER_CONF_FILES", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # a git of the user may ask for signatures or hooks
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    yield folder
     # Nix takes the write permission away from all it stores
     for path, _, _ in os.walk(tmp_path):
         Path(path).chmod(0o700)
