@@ -46,7 +46,7 @@ def _store(value: str | Path | None) -> str | None:
     if value is None:
         return None
     text = str(value)
-    return os.path.realpath(text) if text.startswith(("/", ".")) else text
+    return os.path.realpath(text) if isinstance(value, Path) or text.startswith(("/", ".")) else text
 
 
 @attrs.frozen(kw_only=True)

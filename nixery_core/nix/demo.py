@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from nixery_core._nixfiles import nix_file
@@ -22,7 +23,7 @@ def demo_path() -> Path:
     return nix_file("demo/default.nix").parent
 
 
-def demo_nix(store_root: Path) -> Nix:
+def demo_nix(store_root: str | os.PathLike[str]) -> Nix:
     """Return a Nix that builds the demo in a store of its own below the folder *store_root*.
 
     It needs Nix, a shell and a few of the usual tools, but no network, no configuration, no root
@@ -31,7 +32,7 @@ def demo_nix(store_root: Path) -> Nix:
     """
     visible = [path for path in _HOST_PATHS if Path(path).exists()]
     return Nix(
-        store=str(store_root),
+        store=Path(store_root),
         options={
             "build-users-group": "",
             "substituters": "",
