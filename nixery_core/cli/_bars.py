@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from nixery_core import events
+from nixery_core.cli.event_text import describe
 from nixery_core.events import BuildEvent, EventCallback
 
 _QUIET = (events.LayerBuilt, events.LayerCached, events.NixBuildStarted)
@@ -18,8 +19,6 @@ _QUIET = (events.LayerBuilt, events.LayerCached, events.NixBuildStarted)
 @contextmanager
 def bars(stream: TextIO, *, verbose: bool) -> Iterator[EventCallback]:
     """Draw one bar for Nix and one for the layers; lines scroll above them."""
-    from nixery_core.cli.progress import describe
-
     console = Console(file=stream)
     shown = Progress(
         SpinnerColumn(),

@@ -80,3 +80,27 @@ def debian_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         described = subprocess.run([sys.executable, folder / "gen.py"], check=True, capture_output=True).stdout
         (folder / "debian.json").write_bytes(described)
     return folder
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """A function that calls podman, set up for machines with few privileges, and returns what it prints."""
+    _require("podman", "runc")
+    folder = tmp_path_factory.mktemp("podman")
+    (folder / "containers.conf").write_text(
+        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\nnetns = "none"\n'
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+    )
+    (folder / "storage.conf").write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/root"\nrunroot = "{folder}/run"\n'
+    )
+    settings = {"CONTAINERS_CONF": f"{folder}/containers.conf", "CONTAINERS_STORAGE_CONF": f"{folder}/storage.conf"}
+
+    def call(*words: str) -> str:
+        result = subprocess.run(
+            ["podman", *words], env={**os.environ, **settings}, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, f"podman {words} failed:\n{result.stdout}{result.stderr}"
+        return result.stdout
+
+    return call

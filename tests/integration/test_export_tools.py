@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -66,22 +64,6 @@ def export(image: tuple[Image, object], archive_format: str, path: Path) -> Path
     with write_file_atomically(path) as file:
         export_image(built.descriptor, backend, format=archive_format, reference=f"{NAME}:latest", write=file.write)
     return path
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]) -> Callable[..., str]:
-    """Podman with a storage of its own, set up for machines with few privileges."""
-    require("podman", "runc")
-    folder = tmp_path_factory.mktemp("podman")
-    (folder / "containers.conf").write_text(
-        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\nnetns = "none"\n'
-        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
-    )
-    (folder / "storage.conf").write_text(
-        f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/root"\nrunroot = "{folder}/run"\n'
-    )
-    settings = {"CONTAINERS_CONF": f"{folder}/containers.conf", "CONTAINERS_STORAGE_CONF": f"{folder}/storage.conf"}
-    return functools.partial(run, "podman", env={**os.environ, **settings})
 
 
 @pytest.mark.parametrize("archive_format", FORMATS)

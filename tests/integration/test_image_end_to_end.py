@@ -50,26 +50,6 @@ def backend(tmp_path: Path) -> Iterator[Backend]:
     assert list(backend.list("staging/")) == []
 
 
-@pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory, require) -> functools.partial[subprocess.CompletedProcess[str]]:
-    """Podman with a storage of its own, set up for machines with few privileges."""
-    require("podman", "runc")
-    folder = tmp_path_factory.mktemp("podman")
-    (folder / "containers.conf").write_text(
-        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\nnetns = "none"\n'
-        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
-    )
-    (folder / "storage.conf").write_text(
-        f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/root"\nrunroot = "{folder}/run"\n'
-    )
-    environment = {
-        **os.environ,
-        "CONTAINERS_CONF": str(folder / "containers.conf"),
-        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
-    }
-    return functools.partial(run, "podman", env=environment)
-
-
 @pytest.fixture
 def registry(tmp_path: Path, require) -> Iterator[str]:
     """A docker-registry on a free port; its address."""
@@ -160,8 +140,8 @@ class TestContainers:
         """An image made of package names runs, and prints its greeting."""
         image = builder(nix, backend, codec=codec).build(ImageSpec.parse("hello"))
         assert image.descriptor.media_type == "application/vnd.oci.image.manifest.v1+json"
-        result = podman("run", "--rm", f"oci:{tmp_path}/images:hello:latest", "/bin/hello")
-        assert result.stdout == GREETING
+        printed = podman("run", "--rm", f"oci:{tmp_path}/images:hello:latest", "/bin/hello")
+        assert printed == GREETING
 
     def test_real_programs_run(self, nix, backend, tmp_path, podman, debian_packages):
         """git, Python and the shell's tools work in a container that holds nothing but their closures."""
@@ -177,16 +157,16 @@ class TestContainers:
                 "/bin/sh -c 'cat /etc/passwd' | head -1 | cut -d: -f1",
             ]
         )
-        result = podman("run", "--rm", f"oci:{tmp_path}/images:shell/git/python3/odd:latest", "bash", "-c", script)
-        assert result.stdout.split() == ["True", "1777", "root"]
+        printed = podman("run", "--rm", f"oci:{tmp_path}/images:shell/git/python3/odd:latest", "bash", "-c", script)
+        assert printed.split() == ["True", "1777", "root"]
 
     def test_an_ordinary_user_runs_it(self, nix, backend, tmp_path, podman, debian_packages):
         """The image's user exists, and owns a home that it can write to."""
         spec = ImageSpec.parse("shell", config=attrs.evolve(ImageSpec.parse("shell").config, user="app"))
         builder(nix, backend, LocalPath(debian_packages)).build(spec)
         script = "id -un; cd ~ && pwd && echo x > y && stat -c %U y"
-        result = podman("run", "--rm", f"oci:{tmp_path}/images:shell:latest", "sh", "-c", script)
-        assert result.stdout.split() == ["app", "/home/app", "app"]
+        printed = podman("run", "--rm", f"oci:{tmp_path}/images:shell:latest", "sh", "-c", script)
+        assert printed.split() == ["app", "/home/app", "app"]
 
     def test_umoci_unpacks_it(self, nix, backend, tmp_path, require):
         """Umoci finds the storage a valid layout, and the unpacked files are the store's."""
@@ -238,8 +218,8 @@ class TestSources:
     def test_branches_and_tags_are_image_tags(self, nix, backend, tmp_path, podman, repository, tag, greeting):
         """The tag of an image chooses the branch or tag of the repository."""
         image = builder(nix, backend, GitRepository(str(repository))).build(ImageSpec.parse("hello", tag=tag))
-        result = podman("run", "--rm", f"oci:{tmp_path}/images:hello:{tag}", "/bin/hello")
-        assert result.stdout == f"{greeting}, world!\n"
+        printed = podman("run", "--rm", f"oci:{tmp_path}/images:hello:{tag}", "/bin/hello")
+        assert printed == f"{greeting}, world!\n"
         ref = "main" if tag == "latest" else tag
         commit = run("git", "-C", repository, "rev-parse", f"{ref}^{{commit}}").stdout.strip()
         assert image.config.config.labels["org.opencontainers.image.revision"] == commit

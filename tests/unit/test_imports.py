@@ -29,12 +29,12 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("nix", "customisation", "export"),
     ("image", "manifest_cache", "assemble", "_run"),
     ("builder",),
-    ("server", "cli"),
+    ("cli",),
     ("__main__",),
 )
 RANK = {unit: rank for rank, row in enumerate(ROWS) for unit in row}
 # nixery_core itself re-exports the library, but nothing that needs an extra
-NOT_REEXPORTED = {"server", "cli", "__main__", "testing"}
+NOT_REEXPORTED = {"cli", "__main__", "testing"}
 # the test kit may use all of the library, and nothing may use the test kit
 TEST_KIT = "testing"
 
@@ -211,7 +211,7 @@ def every_module() -> list[str]:
     return sorted(
         name
         for file in PACKAGE.rglob("*.py")
-        if unit(name := module_name(file, PACKAGE)) not in ("server", "testing", "__main__") and "._bars" not in name
+        if unit(name := module_name(file, PACKAGE)) not in ("testing", "__main__") and "._bars" not in name
     )
 
 

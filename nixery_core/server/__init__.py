@@ -1,1 +1,0 @@
-"""nixery_core."""
