@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("events", "cancellation", "_fields", "_unattended"),
     ("model",),
-    ("_fetch", "_nixfiles"),
+    ("_fetch", "_nixfiles", "_documents"),
     ("sources", "layering"),
     ("storage", "stores", "compression"),
     ("archive",),
