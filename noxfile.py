@@ -84,7 +84,8 @@ def dist(session: nox.Session) -> None:
     In the checkout ``import nixery_core`` finds the folder of that name, whatever was installed.
     """
     install(session, groups=("dist",))
-    folder = Path(session.create_tmp())
+    # absolute, because the tests run elsewhere
+    folder = Path(session.create_tmp()).absolute()
     shutil.rmtree(folder)
     folder.mkdir()
     session.run("python", "-m", "build", "--outdir", str(folder / "dist"), ".")

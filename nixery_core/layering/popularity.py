@@ -13,6 +13,10 @@ from nixery_core.model.oci import canonical_json
 from nixery_core.model.storepath import StorePath
 
 
+def _counts(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(counts)
+
+
 @attrs.frozen
 class Popularity:
     """For each package name, without version, the number of packages or images whose closure holds it.
@@ -24,7 +28,7 @@ class Popularity:
     70000
     """
 
-    counts: Mapping[str, int] = attrs.field(factory=dict, converter=dict)
+    counts: Mapping[str, int] = attrs.field(factory=dict, converter=_counts)
 
     def __attrs_post_init__(self) -> None:
         for name, count in self.counts.items():
