@@ -22,11 +22,12 @@ GROUP = "nixery_core.backends"
 """The entry point group of backends: the name is the scheme, the value a function ``(url, **options) -> Backend``."""
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<slashes>/*)")
+# what makes a well-known scheme work through plain fsspec
 _PACKAGES = {
-    "s3": "nixery-backend-s3",
-    "s3a": "nixery-backend-s3",
-    "gs": "nixery-backend-gcs",
-    "gcs": "nixery-backend-gcs",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
 }
 
 

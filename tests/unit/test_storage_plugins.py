@@ -97,10 +97,10 @@ class TestUnknown:
     @pytest.mark.parametrize(
         ("url", "hint"),
         [
-            ("s3://bucket/x", "nixery-backend-s3"),
-            ("gs://bucket/x", "nixery-backend-gcs"),
-            ("gcs://bucket/x", "nixery-backend-gcs"),
-            ("S3://bucket/x", "nixery-backend-s3"),
+            ("s3://bucket/x", "pip install s3fs"),
+            ("gs://bucket/x", "pip install gcsfs"),
+            ("gcs://bucket/x", "pip install gcsfs"),
+            ("S3://bucket/x", "pip install s3fs"),
             ("adl://x/y", "adlfs"),
         ],
     )
