@@ -167,6 +167,22 @@ class LayerBuilt(BuildEvent):
 
 
 @attrs.frozen(kw_only=True)
+class StorageRetried(BuildEvent):
+    """The storage was too busy, or the connection broke; the same request is sent again after a pause."""
+
+    operation: str
+    """What was asked for, such as ``put``, ``get``, ``upload part``."""
+    key: str
+    """The storage key in question; empty for a listing of everything."""
+    attempt: int
+    """How often the request failed so far: 1 at the first time."""
+    delay: float
+    """Seconds until it is sent again."""
+    reason: str
+    """What the storage or the connection said, secrets masked."""
+
+
+@attrs.frozen(kw_only=True)
 class ImageStored(BuildEvent):
     """The manifest is in the storage: the image can be pulled."""
 

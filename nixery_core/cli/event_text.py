@@ -38,4 +38,6 @@ def describe(event: BuildEvent, *, verbose: bool) -> str | None:
             return f"layer {digest[:19]} written, {bytes_text(size)}"
         case events.LayerCached(digest=digest, size=size):
             return f"layer {digest[:19]} is stored already, {bytes_text(size)}"
+        case events.StorageRetried(operation=operation, key=key, delay=delay, reason=reason):
+            return f"storage: {operation} {key} again in {delay:.1f} s: {reason}"
     return None

@@ -10,18 +10,19 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
+from fsspec.spec import AbstractBufferedFile
 
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
 from nixery_core.model.digest import Digest
 from nixery_core.storage._files import storage_error
 from nixery_core.storage.backend import BackendRef, ObjectInfo
-from nixery_core.storage.keys import blob_key, check_key, check_prefix, staging_key
+from nixery_core.storage.keys import blob_key, check_key, check_prefix, check_staging_key, staging_key
 
 SPOOL = 16 << 20
 """Bytes of a blob that are kept in memory; what is larger waits in a temporary file of this machine."""
@@ -143,6 +144,32 @@ class FsspecBackend:
         with self._mapped(key), contextlib.suppress(*_NOT_THERE):
             self._fs.rm_file(self._path(key))
 
+    def signed_url(
+        self, key: str, *, method: Literal["GET", "HEAD"] = "GET", expires: int = 3600, content_type: str | None = None
+    ) -> str | None:
+        """Return a URL that answers GET for an object where fsspec can sign one, or else None."""
+        path = self._path(key)
+        # fsspec has no common way to sign for another method or to say a type
+        if method != "GET" or content_type is not None:
+            return None
+        with self._mapped(key):
+            try:
+                return str(self._fs.sign(path, expiration=expires))
+            except NotImplementedError:
+                return None
+
+    def publish(self, staged: str, digest: Digest) -> None:
+        """Make the object under the key *staged*, which is in ``staging/``, the blob *digest*."""
+        key = blob_key(digest)
+        if self.stat(check_staging_key(staged)) is None:
+            raise _not_found(staged)
+        with self._mapped(key):
+            self._move(self._path(staged), self._path(key))
+
+    def creates_atomically(self) -> bool:
+        """Return whether fsspec can ask the storage to refuse an existing object; it does not ask the server."""
+        return self._creates
+
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
 
@@ -178,24 +205,27 @@ class FsspecBackend:
         try:
             self._fs.makedirs(self._fs._parent(staged), exist_ok=True)
             self._upload(staged, data)
-            self._fs.makedirs(self._fs._parent(path), exist_ok=True)
-            self._fs.mv(staged, path)
+            self._move(staged, path)
         except BaseException:
             # the first error is the one to tell; what cannot be removed now is left to whoever empties staging/
             with contextlib.suppress(Exception):
                 self._fs.rm_file(staged)
             raise
 
+    def _move(self, staged: str, path: str) -> None:
+        self._fs.makedirs(self._fs._parent(path), exist_ok=True)
+        self._fs.mv(staged, path)
+
     def _upload(self, path: str, data: bytes | IO[bytes]) -> None:
-        # _open(), unlike open(), keeps nothing in fs.transaction
-        file = self._fs._open(path, "wb", block_size=BLOCK, autocommit=False)
+        # What breaks off may be seen in staging/, so commit() and discard() of fsspec are not needed: their
+        # temporary file may lie on another disk.  _open(), unlike open(), keeps nothing in fs.transaction.
+        file = self._fs._open(path, "wb", block_size=BLOCK)
         try:
             if isinstance(data, bytes):
                 file.write(data)
             else:
                 shutil.copyfileobj(data, file, BLOCK)
             file.close()
-            file.commit()
         except BaseException:
             _abandon(file)
             raise
@@ -274,12 +304,15 @@ def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
 
 
 def _abandon(file: Any) -> None:
-    # a file that is closed, or collected, is published by many file systems: s3fs, gcsfs, adlfs
+    """Give up a file that is being written, and what it holds on this machine or another."""
+    if not isinstance(file, AbstractBufferedFile):
+        with contextlib.suppress(Exception):
+            file.close()
+        return
+    # closing it, or dropping it, would send the rest
     with contextlib.suppress(Exception):
-        file.closed = False
         file.discard()
-    with contextlib.suppress(Exception):
-        file.closed = True
+    file.closed = True
 
 
 def _object_info(key: str, info: Mapping[str, Any]) -> ObjectInfo:

@@ -77,6 +77,13 @@ def staging_key() -> str:
     return f"{STAGING}{uuid.uuid4()}"
 
 
+def check_staging_key(key: str) -> str:
+    """Return *key* if it names something on its way into the storage; raises InvalidKey."""
+    if not check_key(key).startswith(STAGING):
+        raise InvalidKey(f"{key!r} is not in {STAGING}", key=key, hint="take a key of staging_key()")
+    return key
+
+
 def check_key(key: str) -> str:
     r"""Return *key* if it names an object inside the storage; raises InvalidKey.
 

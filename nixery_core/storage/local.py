@@ -13,7 +13,7 @@ from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
 from nixery_core.model.digest import Digest
 from nixery_core.storage import _files
 from nixery_core.storage.backend import BackendRef, ObjectInfo
-from nixery_core.storage.keys import blob_key, check_key, check_prefix, staging_key
+from nixery_core.storage.keys import blob_key, check_key, check_prefix, check_staging_key, staging_key
 
 _PIECE = 1 << 20
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -111,6 +111,26 @@ class LocalBackend:
         path = self._path(key)
         with _files.mapped(key, self._root), contextlib.suppress(*_NOT_THERE):
             path.unlink()
+
+    def local_file(self, key: str) -> Path | None:
+        """Return the file of an object to read, or None where there is none."""
+        path = self._path(key)
+        with _files.mapped(key, self._root):
+            return path if path.is_file() else None
+
+    def publish(self, staged: str, digest: Digest) -> None:
+        """Make the object under the key *staged*, which is in ``staging/``, the blob *digest*."""
+        key = blob_key(digest)
+        source, target = self._path(check_staging_key(staged)), self._root / key
+        if not source.is_file():
+            raise _not_found(staged)
+        with _files.mapped(key, self._root):
+            _files.make_directories(target.parent)
+            _files.publish(source, target)
+
+    def creates_atomically(self) -> bool:
+        """Return True: the file system links a name once."""
+        return True
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)

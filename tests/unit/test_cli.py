@@ -257,6 +257,7 @@ class TestProgress:
         events.LayerStarted(layer_key="k", nar_size=2_000_000),
         events.LayerProgress(layer_key="k", archived=1_000_000),
         events.LayerBuilt(layer_key="k", digest="sha256:" + "a" * 64, diff_id="sha256:" + "b" * 64, size=9),
+        events.StorageRetried(operation="put", key="index.json", attempt=1, delay=0.25, reason="SlowDown"),
         events.ImageStored(digest="sha256:" + "c" * 64),
     )
 
@@ -273,6 +274,7 @@ class TestProgress:
         assert shown.splitlines()[:2] == ["source: somewhere", "building /nix/store/x-hello.drv"]
         assert "\x1b" not in shown
         assert "compiling" not in shown
+        assert "storage: put index.json again in 0.2 s: SlowDown" in shown
 
     def test_builders_are_heard_when_asked(self):
         """--verbose shows what builders print, as they print it."""

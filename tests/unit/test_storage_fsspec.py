@@ -120,9 +120,12 @@ class TestUploads:
 
     @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
     def test_upload_that_breaks_off(
-        self, files: FsspecBackend, error: BaseException, monkeypatch: pytest.MonkeyPatch
+        self, files: FsspecBackend, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A connection that breaks in the middle of a large blob publishes nothing, not even a part."""
+        """A connection that breaks in the middle of a large blob publishes nothing, and leaves no file anywhere."""
+        temporary = tmp_path / "temporary"
+        temporary.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
         opened = LocalFileSystem._open
         handles = []
 
@@ -143,9 +146,9 @@ class TestUploads:
         monkeypatch.setattr(LocalFileSystem, "_open", open_broken)
         with pytest.raises((StorageFull, KeyboardInterrupt)):
             self.write(files, self.LARGE)
-        assert len(handles) == 1
+        assert [handle.closed for handle in handles] == [True]
         assert list(files.list("")) == []
-        handles[0].f.close()
+        assert list(temporary.iterdir()) == []
 
     def test_existing_blob_is_not_sent_again(self, files: FsspecBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A blob that is there with its size costs one look."""
