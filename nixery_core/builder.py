@@ -106,6 +106,11 @@ class ImageBuilder:
         """Where the images are."""
         return self._backend
 
+    @property
+    def source(self) -> PackageSource:
+        """Where packages come from."""
+        return self._source
+
     def cache_key(self, spec: ImageSpec, pin: Pin) -> CacheKey | None:
         """Return the identity of everything that decides the bytes of the image, or None where the source moves."""
         return CacheKey.of(
@@ -148,12 +153,42 @@ class ImageBuilder:
                 ),
             )
 
+    def find(
+        self,
+        spec: ImageSpec,
+        *,
+        pin: Pin | None = None,
+        publish: bool = True,
+        on_event: EventCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Image | None:
+        """Return the image if the manifest cache has it with every blob, or None; Nix is never called.
+
+        The arguments and errors are those of :meth:`build`.
+        """
+        with self._running(on_event, cancellation) as run:
+            pin = pin or self._pin(spec, run)
+            return self._find(spec, pin, self.cache_key(spec, pin), run, publish=publish)
+
     def build(
-        self, spec: ImageSpec, *, on_event: EventCallback | None = None, cancellation: Cancellation | None = None
+        self,
+        spec: ImageSpec,
+        *,
+        pin: Pin | None = None,
+        publish: bool = True,
+        on_event: EventCallback | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Image:
         """Build the image, or find it in the cache; return it when every blob of it is stored.
 
         A source at an immutable revision is looked up first, and then Nix is not called.
+
+        Args:
+            spec: What the image is asked to be.
+            pin: What the source resolved the tag to, where the caller has asked it already.
+            publish: Whether the name and tag of *spec* come to stand for the image.
+            on_event: Follows this build, in the place of the builder's own callback.
+            cancellation: Stops this build from another thread.
 
         Raises:
             SourceError, RevisionNotFound, InvalidTag: The source cannot be resolved.
@@ -164,17 +199,27 @@ class ImageBuilder:
             Cancelled: Through *cancellation*.
         """
         with self._running(on_event, cancellation) as run:
-            pin = self._pin(spec, run)
+            pin = pin or self._pin(spec, run)
             key = self.cache_key(spec, pin)
-            found = self._manifest_cache.find(key, run.pool) if key else None
-            if found is not None:
-                run.emit(ManifestCached(digest=str(found.entry.manifest.digest)))
-                image = self._from_cache(spec, pin, found)
-            else:
+            image = self._find(spec, pin, key, run, publish=publish)
+            if image is None:
                 image = self._build(spec, pin, key, run)
-            publish_ref(self._backend, spec.name, spec.tag, image.descriptor)
-            run.emit(ImageStored(digest=str(image.descriptor.digest)))
+                self._stored(image, run, publish=publish)
             return image
+
+    def _find(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: Run, *, publish: bool) -> Image | None:
+        found = self._manifest_cache.find(key, run.pool) if key else None
+        if found is None:
+            return None
+        run.emit(ManifestCached(digest=str(found.entry.manifest.digest)))
+        image = self._from_cache(spec, pin, found)
+        self._stored(image, run, publish=publish)
+        return image
+
+    def _stored(self, image: Image, run: Run, *, publish: bool) -> None:
+        if publish:
+            publish_ref(self._backend, image.spec.name, image.spec.tag, image.descriptor)
+        run.emit(ImageStored(digest=str(image.descriptor.digest)))
 
     def _build(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: Run) -> Image:
         packages = self._resolve(spec, pin, run)

@@ -425,3 +425,34 @@ class _Full:
 def test_memory_store_is_a_reader():
     """The stand-in used above reads like the real ones."""
     assert [entry.name for entry in MemoryStore({GIT: PACKAGES["git"].tree}).entries(GIT)] == [b"", b"bin", b"bin/git"]
+
+
+class TestFind:
+    def test_what_was_never_built_is_not_found(self, backend):
+        """Looking for an image builds nothing and stores nothing."""
+        assert builder(backend).find(ImageSpec.parse("git")) is None
+        assert list(backend.list("")) == []
+
+    def test_what_was_built_is_found_under_any_name(self, backend):
+        """An image that is in the cache gets the name it is asked for, without Nix."""
+        built = builder(backend).build(ImageSpec.parse("git/bash"))
+        without_packages = builder(backend, realiser=MemoryRealiser({}))
+        found = without_packages.find(ImageSpec.parse("bash/git"))
+        assert found is not None
+        assert found.descriptor == built.descriptor
+        assert read_ref(backend, "bash/git", "latest") == built.descriptor
+
+    def test_a_given_pin_is_believed(self, backend):
+        """A caller that has resolved the tag already gets the image of that revision."""
+        pin = Source("r2").pin("latest")
+        image = builder(backend).build(ImageSpec.parse("git"), pin=pin)
+        assert image.revision == "r2"
+        assert builder(backend).find(ImageSpec.parse("git")) is None
+        assert builder(backend).find(ImageSpec.parse("git"), pin=pin) is not None
+
+    def test_an_image_can_be_stored_without_a_name(self, backend):
+        """With publish=False the blobs and cache entries are written, and no name changes."""
+        image = builder(backend).build(ImageSpec.parse("git"), publish=False)
+        assert builder(backend).find(ImageSpec.parse("git"), publish=False) is not None
+        assert read_blob(backend, image.descriptor) == image.manifest.to_bytes()
+        assert list(list_refs(backend)) == []
