@@ -26,6 +26,8 @@ TIMEOUT = 60.0
 """Longest silence of the other side, seconds."""
 MOST_BYTES = 256 << 20
 """Most bytes of a document, packed or not: whoever writes it shall not fill our memory."""
+_MOST_WINDOW = 128 << 20
+"""Most memory that unpacking may take beside the document itself, bytes: ``xz -9`` needs 65 MiB, ``zstd -19`` 8 MiB."""
 
 
 def read_document(url: str) -> bytes:
@@ -40,21 +42,39 @@ def read_document(url: str) -> bytes:
         InvalidDocument: The compression is damaged, or there are more than MOST_BYTES.
     """
     data = _read_web(url) if url.startswith(("http://", "https://")) else _read_fsspec(url)
+    return unpack_document(data, where=redact(url))
+
+
+def unpack_document(data: bytes, *, where: str) -> bytes:
+    """Return *data*, unpacked if it is gzip, xz or Zstandard; raises InvalidDocument, which names *where*."""
     if len(data) > MOST_BYTES:
-        raise _too_large(url)
-    return _unpack(data, url)
+        raise _too_large(where)
+    unpack = next((f for magic, f in _UNPACKERS.items() if data.startswith(magic)), None)
+    if unpack is None:
+        return data
+    try:
+        result = unpack(data)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
+        raise InvalidDocument(f"{where} cannot be unpacked: {error}", hint="fetch or pack it again") from error
+    if len(result) > MOST_BYTES:
+        raise _too_large(where)
+    return result
 
 
 def _read_web(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310 (the scheme was checked)
             data: bytes = response.read(MOST_BYTES + 1)
+            # reading with a limit does not tell that the connection broke before the promised end
+            if response.length and len(data) <= MOST_BYTES:
+                raise http.client.IncompleteRead(data, response.length)
             return data
     except urllib.error.HTTPError as error:
         with error:
             if error.code in (404, 410):
                 raise _not_found(url) from None
-            raise StorageError(f"{redact(url)} answered {error.code} {error.reason}", hint="try again later") from None
+            hint = "check the access rights" if error.code in (401, 403, 407) else "try again later"
+            raise StorageError(f"{redact(url)} answered {error.code} {error.reason}", hint=hint) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise StorageError(
@@ -68,27 +88,13 @@ def _read_fsspec(url: str) -> bytes:
         data: bytes = filesystem.cat_file(path, end=MOST_BYTES + 1)
     except FileNotFoundError:
         raise _not_found(url) from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
+        # every storage has a library with exceptions of its own
         reason = getattr(error, "strerror", None) or error
         raise StorageError(
             f"{redact(url)} cannot be read: {reason}", hint="check the URL and the access rights"
         ) from error
     return data
-
-
-def _unpack(data: bytes, url: str) -> bytes:
-    unpack: Callable[[bytes], bytes] | None = next(
-        (f for magic, f in _UNPACKERS.items() if data.startswith(magic)), None
-    )
-    if unpack is None:
-        return data
-    try:
-        result = unpack(data)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
-        raise InvalidDocument(f"{redact(url)} cannot be unpacked: {error}", hint="fetch or pack it again") from error
-    if len(result) > MOST_BYTES:
-        raise _too_large(url)
-    return result
 
 
 def _gunzip(data: bytes) -> bytes:
@@ -97,12 +103,21 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def _unxz(data: bytes) -> bytes:
-    with lzma.LZMAFile(io.BytesIO(data)) as file:
-        return file.read(MOST_BYTES + 1)
+    # LZMAFile has no limit of memory, so its loop over the streams of a file is here
+    result = bytearray()
+    while data and len(result) <= MOST_BYTES:
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_WINDOW)
+        result += stream.decompress(data, MOST_BYTES + 1 - len(result))
+        if len(result) <= MOST_BYTES and not stream.eof:
+            raise EOFError("it is cut short")
+        # streams are padded with zero bytes (xz file format, 2.2)
+        data = stream.unused_data.lstrip(b"\0")
+    return bytes(result)
 
 
 def _unzstd(data: bytes) -> bytes:
-    with zstd.ZstdFile(io.BytesIO(data)) as file:
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _MOST_WINDOW.bit_length() - 1}
+    with zstd.ZstdFile(io.BytesIO(data), options=options) as file:
         return file.read(MOST_BYTES + 1)
 
 
@@ -117,5 +132,5 @@ def _not_found(url: str) -> ObjectNotFound:
     return ObjectNotFound(f"there is nothing at {redact(url)}", hint="check its spelling")
 
 
-def _too_large(url: str) -> InvalidDocument:
-    return InvalidDocument(f"{redact(url)} has more than {MOST_BYTES >> 20} MiB", hint="is it the right document?")
+def _too_large(where: str) -> InvalidDocument:
+    return InvalidDocument(f"{where} has more than {MOST_BYTES >> 20} MiB", hint="is it the right document?")

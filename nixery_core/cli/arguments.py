@@ -120,7 +120,7 @@ def _builder_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--budget", type=int, default=DEFAULT_BUDGET, help=f"most layers of store paths (default: {DEFAULT_BUDGET})"
     )
-    group.add_argument("--popularity", metavar="FILE", help="package popularity as JSON, for better layers")
+    group.add_argument("--popularity", metavar="URL", help="package popularity, for better layers: a file or any URL")
     group.add_argument("--timeout", type=float, metavar="SECONDS", help="longest time for one call of Nix")
     group.add_argument("--max-silent-time", type=float, metavar="SECONDS", help="longest silence of a build")
     group.add_argument(

@@ -1,4 +1,4 @@
-"""Popularity data as a file: JSON at any URL."""
+"""Popularity data as a file: JSON at any URL, in our own form or in Nixery's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from nixery_core._documents import read_document
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidDocument
 from nixery_core.layering.popularity import Popularity
+from nixery_core.model.storepath import package_name
 
 FORMAT_VERSION = 1
 _HINT = 'write {"name": count, ...}, or make the file with: nixery-core popcount'
@@ -17,8 +18,9 @@ _HINT = 'write {"name": count, ...}, or make the file with: nixery-core popcount
 def load_popularity(url: str) -> Popularity:
     """Return the popularity data at *url*.
 
-    The data is one JSON object, packed with gzip, xz or Zstandard or not packed at all: either counts
-    by package name, ``{"glibc": 70000}``, or what :func:`popularity_bytes` writes.
+    The data is one JSON object, packed with gzip, xz or Zstandard or not packed at all: what
+    :func:`popularity_bytes` writes, or counts by package name, ``{"glibc": 70000}``.  The files that
+    Nixery's popcount makes are of the second kind, with versions: see :func:`without_versions`.
 
     Args:
         url: A path, an ``http(s)://`` address, or any URL that fsspec knows.
@@ -44,7 +46,8 @@ def parse_popularity(data: bytes, *, where: str = "the popularity data") -> Popu
     if not isinstance(document, dict):
         raise InvalidDocument(f"{where} is a JSON object, not {type(document).__name__}", hint=_HINT)
     # a package may be called "counts", but then it has a number
-    if isinstance(document.get("counts"), dict):
+    ours = isinstance(document.get("counts"), dict)
+    if ours:
         version = document.get("format_version")
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise InvalidDocument(
@@ -53,9 +56,33 @@ def parse_popularity(data: bytes, *, where: str = "the popularity data") -> Popu
             )
         document = document["counts"]
     try:
-        return Popularity(document)
+        popularity = Popularity(document)
     except InvalidDocument as error:
         raise InvalidDocument(f"{where}: {error.message}", hint=_HINT) from None
+    if not ours and _has_versions(popularity.counts):
+        return Popularity(without_versions(popularity.counts))
+    return popularity
+
+
+def without_versions(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts by package name for counts by store path name, as Nixery's popcount makes them.
+
+    Several versions or outputs of a package become one entry with the largest of their counts: a sum
+    would count a package twice that uses two of them.
+
+    >>> without_versions({"glibc-2.38-44": 900, "glibc-2.38-44-bin": 20, "libxml2-2.12.7": 8})
+    {'glibc': 900, 'libxml2': 8}
+    """
+    merged: dict[str, int] = {}
+    for name, count in counts.items():
+        package = package_name(name)
+        merged[package] = max(count, merged.get(package, 0))
+    return merged
+
+
+def _has_versions(counts: Mapping[str, int]) -> bool:
+    """Return whether most names have a version: a few packages have names that look so."""
+    return sum(package_name(name) != name for name in counts) * 2 > len(counts)
 
 
 def popularity_bytes(popularity: Popularity, metadata: Mapping[str, str | int] | None = None) -> bytes:

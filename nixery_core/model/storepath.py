@@ -13,7 +13,7 @@ STORE_DIR = "/nix/store"
 
 _HASH = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}")
 _NAME = re.compile(r"[0-9A-Za-z+\-._?=]{1,211}")
-_VERSION = re.compile(r"-(?![A-Za-z])")
+_VERSION = re.compile(r"-(?=[^A-Za-z])")
 
 
 # closures look their paths up again and again, so the hash is kept
@@ -58,7 +58,16 @@ class StorePath:
     @property
     def package_name(self) -> str:
         """The name up to its version, as ``builtins.parseDrvName`` cuts it."""
-        return _VERSION.split(self.name, maxsplit=1)[0]
+        return package_name(self.name)
 
     def __str__(self) -> str:
         return f"{STORE_DIR}/{self.base}"
+
+
+def package_name(name: str) -> str:
+    """Return *name* up to its version, as ``builtins.parseDrvName`` cuts it.
+
+    >>> package_name("curl-7.88.1-man"), package_name("python3.11-six-1.16.0")
+    ('curl', 'python3.11-six')
+    """
+    return _VERSION.split(name, maxsplit=1)[0]

@@ -23,6 +23,7 @@ from nixery_core.errors import (
     StoreReadError,
 )
 from nixery_core.layering.layerer import LayerPlan
+from nixery_core.layering.popularity import Popularity
 from nixery_core.model.image import CustomFile, ImageSpec
 from nixery_core.model.oci import ContainerConfig, ImageConfig, ImageIndex, Manifest
 from nixery_core.model.platform import ARM64
@@ -258,6 +259,8 @@ class TestCache:
             builder(backend, codec="zstd").cache_key(spec, pin),
             builder(backend, budget=7).cache_key(spec, pin),
             builder(backend, layerer=_Layerer()).cache_key(spec, pin),
+            builder(backend, popularity=Popularity({"glibc": 7})).cache_key(spec, pin),
+            builder(backend, popularity=Popularity({"glibc": 8})).cache_key(spec, pin),
             builder(backend, realiser=_Unreachable("other rules")).cache_key(spec, pin),
             builder(backend).cache_key(attrs.evolve(spec, platform=ARM64), pin),
             builder(backend).cache_key(spec, attrs.evolve(pin, revision="r2")),

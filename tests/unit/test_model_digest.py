@@ -110,12 +110,12 @@ class TestStorePath:
             ("python3.11-six-1.16.0", "python3.11-six"),
             ("libfoo-2024-01-01", "libfoo"),
             ("nixos-system-x", "nixos-system-x"),
-            ("a-", "a"),
+            ("a-", "a-"),
             ("foo--1", "foo"),
         ],
     )
     def test_package_name_ends_before_the_version(self, name: str, package: str) -> None:
-        """The name is cut as builtins.parseDrvName cuts it: at the first dash that no letter follows."""
+        """The name is cut as builtins.parseDrvName cuts it: at the first dash before something that is no letter."""
         assert StorePath(self.HASH, name).package_name == package
 
     @pytest.mark.parametrize(
