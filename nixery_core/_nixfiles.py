@@ -7,7 +7,7 @@ from pathlib import Path
 from nixery_core._fields import hash_fields
 from nixery_core.errors import NixError
 
-_USED = ("load.nix", "resolve.nix")
+_USED = ("load.nix", "objections.nix", "resolve.nix")
 
 
 def nix_folder() -> Path:

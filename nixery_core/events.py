@@ -93,6 +93,16 @@ class NixProgress(BuildEvent):
 
 
 @attrs.frozen(kw_only=True)
+class IndexProgress(BuildEvent):
+    """Some more of a package set was described for an index."""
+
+    described: int
+    """Packages so far."""
+    waiting: int
+    """Attributes that are known to be left; sets among them may hold more."""
+
+
+@attrs.frozen(kw_only=True)
 class ClosureResolved(BuildEvent):
     """The closure is known."""
 

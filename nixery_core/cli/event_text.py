@@ -26,6 +26,8 @@ def describe(event: BuildEvent, *, verbose: bool) -> str | None:
             return f"building {derivation}"
         case events.NixLogLine(line=line) if verbose:
             return f"  {line}"
+        case events.IndexProgress(described=described, waiting=waiting):
+            return f"{described} packages described, {waiting} attributes to look at"
         case events.ClosureResolved(paths=paths, nar_size=nar_size):
             return f"closure: {paths} store paths, {bytes_text(nar_size)}"
         case events.FileCollision(path=path, chosen=chosen, rejected=rejected):

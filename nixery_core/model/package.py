@@ -33,3 +33,14 @@ class ResolvedPackage:
     """The outputs to install, in the package's own order (``meta.outputsToInstall``)."""
     priority: int = DEFAULT_PRIORITY
     """Lower wins where two packages have a file of one name (``meta.priority``)."""
+
+
+def package_priority(value: object) -> int:
+    """Return ``meta.priority`` as a number; some packages of nixpkgs have it as a text, most have none.
+
+    >>> package_priority("-10"), package_priority(None)
+    (-10, 5)
+    """
+    if isinstance(value, str) and value.removeprefix("-").isdecimal():
+        return int(value)
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else DEFAULT_PRIORITY

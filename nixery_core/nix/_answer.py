@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nixery_core.errors import InvalidStorePath, PackageProblem, ProblemKind, nearest
-from nixery_core.model.package import DEFAULT_PRIORITY, PackageOutput, ResolvedPackage
+from nixery_core.errors import InvalidStorePath, PackageProblem, ProblemKind
+from nixery_core.index.names import not_a_package, not_found, type_text
+from nixery_core.model.package import PackageOutput, ResolvedPackage, package_priority
 from nixery_core.model.storepath import StorePath
 
 Looked = ResolvedPackage | PackageProblem
@@ -28,18 +29,6 @@ _WORDS = (
     ),
 )
 
-_TYPES = {
-    "lambda": "a function",
-    "set": "a set of attributes",
-    "list": "a list",
-    "string": "a string",
-    "path": "a path",
-    "int": "a number",
-    "float": "a number",
-    "bool": "a boolean",
-    "null": "null",
-}
-
 
 def read_entry(name: str, entry: Mapping[str, Any], known: Mapping[str, Any]) -> Looked:
     """Return the package that *name* stands for, or the problem with it."""
@@ -47,22 +36,21 @@ def read_entry(name: str, entry: Mapping[str, Any], known: Mapping[str, Any]) ->
         case "ok":
             return _package(name, entry)
         case "not-found":
-            return _not_found(name, str(entry["attribute"]), str(entry["component"]), known)
+            names = known.get(entry["attribute"])
+            close = tuple(map(str, names)) if isinstance(names, list) else ()
+            return not_found(name, str(entry["attribute"]), str(entry["component"]), close)
         case "ambiguous":
             return PackageProblem(name, ProblemKind.AMBIGUOUS, candidates=tuple(map(str, entry["candidates"])))
         case "not-a-set":
-            what = _TYPES.get(entry["type"], "something else")
+            what = type_text(entry["type"])
             return PackageProblem(
                 name, ProblemKind.NOT_FOUND, f"{entry['attribute']} is {what}, so it has no {entry['component']}"
             )
         case "not-a-package":
-            reason = f"it is {_TYPES.get(entry['type'], 'something else')}"
-            if entry["type"] == "set":
-                reason += f"; name a package in it: {entry['attribute']}.<package>"
-            return PackageProblem(name, ProblemKind.NOT_A_PACKAGE, reason)
+            return not_a_package(name, entry["attribute"], entry["type"])
         case _:
             reason = str(entry.get("reason", ""))
-            return PackageProblem(name, _kind(reason, entry["kinds"]), reason)
+            return PackageProblem(name, problem_kind(reason, entry["kinds"]), reason)
 
 
 def _package(name: str, entry: Mapping[str, Any]) -> Looked:
@@ -80,30 +68,12 @@ def _package(name: str, entry: Mapping[str, Any]) -> Looked:
         attribute=entry["attribute"],
         derivation=derivation,
         outputs=outputs,
-        priority=_priority(entry["priority"]),
+        priority=package_priority(entry["priority"]),
     )
 
 
-def _priority(value: object) -> int:
-    if isinstance(value, str) and value.removeprefix("-").isdecimal():
-        return int(value)
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else DEFAULT_PRIORITY
-
-
-def _not_found(name: str, attribute: str, component: str, known: Mapping[str, Any]) -> PackageProblem:
-    names = known.get(attribute)
-    close = nearest(component, tuple(map(str, names))) if isinstance(names, list) else ()
-    if not attribute:
-        return PackageProblem(name, ProblemKind.NOT_FOUND, candidates=close)
-    return PackageProblem(
-        name,
-        ProblemKind.NOT_FOUND,
-        f"{attribute} has no {component}",
-        candidates=tuple(f"{attribute}.{candidate}" for candidate in close),
-    )
-
-
-def _kind(reason: str, kinds: list[str]) -> ProblemKind:
+def problem_kind(reason: str, kinds: list[str]) -> ProblemKind:
+    """Return what stands against a package, by Nix's words and by the marks of its meta."""
     # The text comes first: the meta of an allowed unfree package that is broken says both.
     lowered = reason.lower()
     for kind, words in _WORDS:

@@ -11,9 +11,9 @@ import attrs
 
 from nixery_core._nixfiles import nix_file
 from nixery_core.cancellation import Cancellation
-from nixery_core.errors import EvaluationError, NixError, PackageError, PackageProblem, ProblemKind
-from nixery_core.events import EventCallback, PackageSkipped
-from nixery_core.model.names import check_attribute
+from nixery_core.errors import EvaluationError, NixError
+from nixery_core.events import EventCallback
+from nixery_core.index.selection import Asked, select_packages
 from nixery_core.model.package import ResolvedPackage
 from nixery_core.model.platform import Platform
 from nixery_core.nix._answer import Looked, read_entry
@@ -24,6 +24,7 @@ from nixery_core.nix._process import Deadline
 from nixery_core.sources import Pin
 
 _EVALUATE = ("--eval", "--strict", "--json", "--read-write-mode", "--log-format", "internal-json")
+_UNFREE_HINT = "allow them in the package source: import_args={'config': {'allowUnfree': True}}"
 _MEMBERS = {"ok", "not-found", "ambiguous", "not-a-package", "not-a-set", "failed"}
 
 
@@ -54,24 +55,10 @@ class Evaluator:
 
     def evaluate(self, packages: Sequence[str], optional: Sequence[str]) -> tuple[ResolvedPackage, ...]:
         """Return one package for each attribute, sorted; raises what the interface of realisers lists."""
-        required = list(dict.fromkeys(check_attribute(name) for name in packages))
-        extra = [name for name in dict.fromkeys(map(check_attribute, optional)) if name not in required]
-        looked = self._look_up(required + extra)
-        problems = [looked[name] for name in required if isinstance(looked[name], PackageProblem)]
-        if problems:
-            raise _package_error([problem for problem in problems if isinstance(problem, PackageProblem)])
-        found: dict[str, ResolvedPackage] = {}
-        for name in required + extra:
-            package = looked[name]
-            if isinstance(package, PackageProblem):
-                reason = package.describe().removeprefix(f"{name}: ")
-                self.on_event(PackageSkipped(name=name, reason=reason))
-            elif package.attribute not in found or name < found[package.attribute].name:
-                # whichever order they are asked in, one attribute has one name
-                found[package.attribute] = package
-        return tuple(found[attribute] for attribute in sorted(found))
+        asked = Asked.of(packages, optional)
+        return select_packages(asked, self._look_up(asked.names), on_event=self.on_event, unfree_hint=_UNFREE_HINT)
 
-    def _look_up(self, names: list[str]) -> dict[str, Looked]:
+    def _look_up(self, names: Sequence[str]) -> dict[str, Looked]:
         if not names:
             return {}
         try:
@@ -102,7 +89,7 @@ class Evaluator:
 
     def _run(self, names: Sequence[str], *, explain: bool = False) -> _Answer:
         request = {
-            "source": _source(self.pin),
+            "source": nix_source(self.pin),
             "revision": self.pin.revision,
             "system": self.platform.system,
             "importArgs": dict(self.pin.import_args),
@@ -124,29 +111,13 @@ class Evaluator:
         raise _Died(first_paragraph(log, finished.returncode))
 
 
-def _source(pin: Pin) -> dict[str, Any]:
+def nix_source(pin: Pin) -> dict[str, Any]:
+    """Return the argument ``source`` of nix/load.nix."""
     source = dict(pin.fetch)
     if source.get("type") == "git" and str(source["url"]).startswith("/"):
         # Nix 2.8 makes a URL of a path, and no valid one where the path has a space
         source["url"] = Path(source["url"]).as_uri()
     return source
-
-
-def _package_error(problems: list[PackageProblem]) -> PackageError:
-    if len(problems) == 1:
-        message = problems[0].describe()
-    else:
-        message = f"{len(problems)} packages cannot be used: {', '.join(problem.name for problem in problems)}"
-    return PackageError(message, problems=tuple(problems), hint=_hint(problems))
-
-
-def _hint(problems: list[PackageProblem]) -> str:
-    kinds = {problem.kind for problem in problems}
-    if kinds == {ProblemKind.UNFREE}:
-        return "allow them in the package source: import_args={'config': {'allowUnfree': True}}"
-    if kinds == {ProblemKind.AMBIGUOUS}:
-        return "write the name as the package set spells it"
-    return ""
 
 
 def _read_answer(stdout: bytes, count: int) -> _Answer:

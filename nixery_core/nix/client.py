@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -16,10 +16,13 @@ from nixery_core._unattended import unattended_environment
 from nixery_core.cancellation import Cancellation
 from nixery_core.errors import InvalidConfig, NixError, NixNotFound, NixTimeout
 from nixery_core.events import EventCallback, ignore_events
+from nixery_core.index.entry import IndexEntry
+from nixery_core.model.names import check_attribute
 from nixery_core.model.package import ResolvedPackage
 from nixery_core.model.platform import Platform
 from nixery_core.model.storepath import STORE_DIR
 from nixery_core.nix._evaluation import Evaluator
+from nixery_core.nix._indexing import Indexer
 from nixery_core.nix._log import NixLog
 from nixery_core.nix._process import Deadline, Finished, run
 from nixery_core.nix._realisation import Realiser
@@ -28,6 +31,8 @@ from nixery_core.stores.realiser import Realisation
 
 _LOCAL_STORES = ("", "auto", "daemon", "local")
 _VERSION_TIMEOUT = 60.0
+DEFAULT_BATCH = 1000
+"""Attributes for one evaluation of an index."""
 
 
 def _texts(value: Mapping[str, str]) -> dict[str, str]:
@@ -125,6 +130,49 @@ class Nix:
             self._run, pin, platform, Deadline.after(self.timeout), on_event, cancellation or Cancellation()
         )
         return evaluator.evaluate(packages, optional)
+
+    def index(
+        self,
+        pin: Pin,
+        platform: Platform,
+        *,
+        batch: int = DEFAULT_BATCH,
+        include: Sequence[str] = (),
+        on_event: EventCallback = ignore_events,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[tuple[str, IndexEntry]]:
+        """Give every package of a package set with its attribute path, for a package index; nothing is built.
+
+        Sets in the set are walked where they have ``recurseForDerivations``, as ``nix-env -qaP`` does.
+        A package that throws, aborts or recurses without end is given with its problem.
+        A set that has to build something to be evaluated is not followed there.
+
+        Args:
+            pin: The package set.
+            platform: What the packages are for.
+            batch: Most attributes for one call of Nix, whose memory grows with them.
+            include: Attribute paths of more sets to walk.
+            on_event: Gets IndexProgress after every call of Nix.
+            cancellation: Ends the walk early.
+
+        Raises:
+            InvalidConfig: For a batch below 1.
+            InvalidName: What is to be included is no attribute path.
+            NixError, SourceError, Cancelled: As in :meth:`evaluate`; the timeout is for one call of Nix.
+        """
+        if batch < 1:
+            raise InvalidConfig(f"a batch has at least 1 attribute, not {batch}")
+        indexer = Indexer(
+            call=self._run,
+            pin=pin,
+            platform=platform,
+            batch=batch,
+            include=tuple(map(check_attribute, include)),
+            timeout=self.timeout,
+            on_event=on_event,
+            cancellation=cancellation or Cancellation(),
+        )
+        return indexer.packages()
 
     def realise(
         self,
