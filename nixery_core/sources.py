@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import attrs
 
 from nixery_core._fetch import fetch_text, git_refs
 from nixery_core._fields import hash_fields
 from nixery_core._redact import redact
+from nixery_core._remembered import Remembered, ttl_seconds
 from nixery_core.errors import InvalidConfig, InvalidTag, RevisionNotFound, SourceError, nearest
 from nixery_core.model.names import check_tag
 from nixery_core.model.oci import canonical_json
@@ -31,7 +30,6 @@ CACHE_KEY_VERSION = 1
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_T = TypeVar("_T")
 
 
 @attrs.frozen(kw_only=True)
@@ -93,28 +91,6 @@ class PackageSource(Protocol):
         ...
 
 
-class _Remembered:
-    """What a moving name was resolved to, for a while."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values: dict[object, tuple[float, Any]] = {}
-
-    def get(self, key: object, ttl: float, resolve: Callable[[], _T]) -> _T:
-        with self._lock:
-            known = self._values.get(key)
-        if known is not None and time.monotonic() - known[0] < ttl:
-            value: _T = known[1]
-            return value
-        value = resolve()
-        with self._lock:
-            self._values[key] = (time.monotonic(), value)
-        return value
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Remembered, ()
-
-
 def _import_args(value: Mapping[str, Any]) -> dict[str, Any]:
     try:
         canonical_json(dict(value))
@@ -123,12 +99,6 @@ def _import_args(value: Mapping[str, Any]) -> dict[str, Any]:
             f"import_args are not JSON values: {error}", hint="use texts, numbers, lists and dicts"
         ) from None
     return dict(value)
-
-
-def _ttl(value: float) -> float:
-    if value < 0:
-        raise InvalidConfig(f"ttl is a number of seconds from 0 up, not {value}")
-    return float(value)
 
 
 def is_commit(text: str) -> bool:
@@ -150,7 +120,7 @@ class NixpkgsChannel:
 
     channel: str
     """``nixos-24.05``, ``nixos-unstable`` ..., or a full commit."""
-    ttl: float = attrs.field(default=600.0, kw_only=True, converter=_ttl)
+    ttl: float = attrs.field(default=600.0, kw_only=True, converter=ttl_seconds)
     """How long the commit of a channel is believed, seconds."""
     import_args: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True, converter=_import_args)
     """JSON values passed to nixpkgs: ``{"config": {"allowUnfree": True}}``."""
@@ -158,7 +128,7 @@ class NixpkgsChannel:
     """Where ``<channel>/git-revision`` is found."""
     archive_url: str = attrs.field(default="https://github.com/NixOS/nixpkgs/archive/{revision}.tar.gz", kw_only=True)
     """The archive of a commit; ``{revision}`` stands for it."""
-    _remembered: _Remembered = attrs.field(factory=_Remembered, init=False, eq=False, repr=False)
+    _remembered: Remembered = attrs.field(factory=Remembered, init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if not _CHANNEL.fullmatch(self.channel):
@@ -206,11 +176,11 @@ class GitRepository:
     """What ``git clone`` takes."""
     ref: str | None = attrs.field(default=None, kw_only=True)
     """What the tag ``latest`` means: a branch, a tag, ``refs/...`` or a full commit; by default the remote's HEAD."""
-    ttl: float = attrs.field(default=60.0, kw_only=True, converter=_ttl)
+    ttl: float = attrs.field(default=60.0, kw_only=True, converter=ttl_seconds)
     """How long the commit of a branch or tag is believed, seconds."""
     import_args: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True, converter=_import_args)
     """JSON values passed to the package set when it is a function."""
-    _remembered: _Remembered = attrs.field(factory=_Remembered, init=False, eq=False, repr=False)
+    _remembered: Remembered = attrs.field(factory=Remembered, init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         # "-x" would be read as an option, "ext::sh -c .." runs a program

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from nixery_core.cli import commands
 from nixery_core.cli.exit_codes import ExitCode
+from nixery_core.cli.index import add_index_command
+from nixery_core.cli.nix_arguments import add_nix_arguments
 from nixery_core.cli.source_argument import GRAMMAR
 from nixery_core.layering.layerer import DEFAULT_BUDGET
 
@@ -31,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     _plan(subparsers)
     _inspect(subparsers)
     _demo(subparsers)
+    add_index_command(subparsers)
     return parser
 
 
@@ -121,14 +124,7 @@ def _builder_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", type=int, default=DEFAULT_BUDGET, help=f"most layers of store paths (default: {DEFAULT_BUDGET})"
     )
     group.add_argument("--popularity", metavar="URL", help="package popularity, for better layers: a file or any URL")
-    group.add_argument("--timeout", type=float, metavar="SECONDS", help="longest time for one call of Nix")
-    group.add_argument("--max-silent-time", type=float, metavar="SECONDS", help="longest silence of a build")
-    group.add_argument(
-        "--nix-store", metavar="STORE", help="Nix store to build in, such as a folder (default: Nix's own)"
-    )
-    group.add_argument(
-        "--nix-option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a setting for Nix"
-    )
+    add_nix_arguments(group)
 
 
 def _run_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,18 +14,18 @@ from typing import Any
 from nixery_core.builder import ImageBuilder
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.image_arguments import image_spec
+from nixery_core.cli.nix_arguments import nix_of
 from nixery_core.cli.output import Output, parse_output, write_output
 from nixery_core.cli.progress import progress
 from nixery_core.cli.source_argument import parse_import_args, parse_source
 from nixery_core.cli.text import bytes_text, table
-from nixery_core.errors import InvalidConfig, ObjectNotFound
+from nixery_core.errors import ObjectNotFound
 from nixery_core.image import Image, ImagePlan
 from nixery_core.layering.popularity import Popularity
 from nixery_core.model.digest import Digest
 from nixery_core.model.image import ImageSpec
 from nixery_core.model.names import check_name, check_tag
 from nixery_core.model.oci import MANIFEST, Descriptor, ImageConfig, Manifest
-from nixery_core.nix import Nix
 from nixery_core.nix.demo import demo_nix, demo_path
 from nixery_core.sources import LocalPath
 from nixery_core.storage.backend import Backend
@@ -136,17 +136,10 @@ def demo(arguments: Namespace) -> int:
 def _builder(arguments: Namespace) -> ImageBuilder:
     import_args = parse_import_args(arguments.import_args, allow_unfree=arguments.allow_unfree)
     source = parse_source(arguments.source, import_args)
-    settings: dict[str, Any] = {"options": dict(arguments.nix_option)}
-    if arguments.nix_store is not None:
-        settings["store"] = arguments.nix_store
-    if arguments.timeout is not None:
-        settings["timeout"] = _positive(arguments.timeout, "--timeout")
-    if arguments.max_silent_time is not None:
-        settings["max_silent"] = _positive(arguments.max_silent_time, "--max-silent-time")
     return ImageBuilder(
         source,
         open_backend(arguments.store),
-        realiser=Nix(**settings),
+        realiser=nix_of(arguments),
         codec=arguments.codec,
         budget=arguments.budget,
         popularity=_popularity(arguments.popularity),
@@ -159,12 +152,6 @@ def _popularity(url: str | None) -> Popularity:
     from nixery_core.layering.popularity_file import load_popularity
 
     return load_popularity(url)
-
-
-def _positive(seconds: float, option: str) -> float:
-    if not seconds > 0:
-        raise InvalidConfig(f"{option} is a number of seconds above 0, not {seconds}")
-    return seconds
 
 
 def _find(backend: Backend, text: str) -> Descriptor:

@@ -75,7 +75,10 @@ class IndexEntry:
     def resolve(self, name: str, found: Found) -> LookedUp:
         """Return the package that *name* stands for, where it was *found* here, or the problem with it."""
         if self.problem is not None:
-            return PackageProblem(name, self.problem, self.reason)
+            reason = self.reason
+            if not reason and self.problem is ProblemKind.FAILED:
+                reason = "the package set refused it when the index was made"
+            return PackageProblem(name, self.problem, reason)
         attribute, install = found.attribute, self.install
         if found.rest:
             output = meanings(found.rest[0], self.outputs)
