@@ -22,6 +22,9 @@
     │   ├── NixBuildError           a derivation failed to build
     │   └── NixTimeout              the call, or its silence, took too long
     ├── StoreReadError              the content of a store path cannot be read or archived
+    │   └── BinaryCacheError        a binary cache is out of reach, or is not what it should be
+    │       ├── PathsNotFound       store paths that no cache has; lists every one of them
+    │       └── UntrustedPath       nobody who is trusted vouches for a store path
     ├── LayerPlanError              a layerer returned something that is not a plan
     ├── StorageError                the storage refused or lost something
     │   ├── UnknownScheme           no backend is installed for the URL
@@ -238,6 +241,25 @@ class NixTimeout(NixError):
 
 class StoreReadError(NixeryError):
     """The content of a store path cannot be read or cannot be put into an archive."""
+
+
+class BinaryCacheError(StoreReadError):
+    """A binary cache is out of reach, or it says what a binary cache may not say."""
+
+
+@attrs.define(slots=False)
+class PathsNotFound(BinaryCacheError):
+    """No binary cache has some store paths; every one of them is listed at once."""
+
+    missing: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    """The store paths that are missing, each with a path that refers to it; empty for those that were asked for."""
+
+    def _details(self) -> list[str]:
+        return [f"{path}, which {by} refers to" if by else path for path, by in self.missing.items()]
+
+
+class UntrustedPath(BinaryCacheError):
+    """Nobody who is trusted vouches for a store path, or its content address is another one's."""
 
 
 class LayerPlanError(NixeryError):

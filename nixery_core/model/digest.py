@@ -75,7 +75,7 @@ class Digest:
         >>> Digest.of(b"").to_nix()
         'sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73'
         """
-        return f"{self.algorithm}:{_to_base32(bytes.fromhex(self.hex))}"
+        return f"{self.algorithm}:{nix_base32(bytes.fromhex(self.hex))}"
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
@@ -106,7 +106,8 @@ def _from_base32(text: str) -> bytes | None:
     return number.to_bytes(size, "little") if number < 1 << (8 * size) else None
 
 
-def _to_base32(raw: bytes) -> str:
+def nix_base32(raw: bytes) -> str:
+    """Return *raw* as Nix writes hashes: its own 32 characters, the lowest bits last."""
     number = int.from_bytes(raw, "little")
     length = (len(raw) * 8 + 4) // 5
     return "".join(_NIX_ALPHABET[number >> (5 * i) & 31] for i in reversed(range(length)))

@@ -128,7 +128,7 @@ class TestProject:
         """Every requirement of the project and its checks has a tested version that satisfies it."""
         project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
         groups = [*project["dependency-groups"].values(), project["project"]["dependencies"]]
-        groups.append(project["project"]["optional-dependencies"]["cli"])
+        groups += [project["project"]["optional-dependencies"][extra] for extra in ("cli", "cache")]
         required = [Requirement(text) for group in groups for text in group if isinstance(text, str)]
         lines = [line for line in (CHECKOUT / "constraints.txt").read_text().splitlines() if "==" in line]
         pins = {name.lower(): version for name, version in (line.split("==") for line in lines)}
