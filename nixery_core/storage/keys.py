@@ -6,6 +6,8 @@
     blobs/sha256/<hex>              layers, configurations, manifests
     cache/layers/<layer key>        what is known of a layer that was built
     cache/manifests/<cache key>     what is known of an image that was built
+    leases/<cache key>/<number>     which registry builds an image right now; rewritten while it
+                                    lives and removed at the end, so one not written for an hour is dead
     refs/<name>/_tags/<tag>         which manifest a name and tag stand for
     staging/<uuid>                  on the way in; nothing stays here
 """
@@ -21,6 +23,7 @@ OCI_LAYOUT_KEY = "oci-layout"
 INDEX_KEY = "index.json"
 BLOBS = "blobs/"
 STAGING = "staging/"
+LEASES = "leases/"
 
 _LAYERS = "cache/layers/"
 _MANIFESTS = "cache/manifests/"
@@ -60,6 +63,15 @@ def ref_key(name: str, tag: str) -> str:
     return key
 
 
+def tags_prefix(name: str) -> str:
+    """Return what the keys of all tags of a name begin with; raises InvalidKey.
+
+    >>> tags_prefix("shell/git")
+    'refs/shell/git/_tags/'
+    """
+    return check_key(f"{_REFS}{name}{_TAGS}"[:-1]) + "/"
+
+
 def parse_ref_key(key: str) -> tuple[str, str] | None:
     """Return the name and the tag of a key of :func:`ref_key`, or None for any other key.
 
@@ -70,6 +82,32 @@ def parse_ref_key(key: str) -> tuple[str, str] | None:
         return None
     name, separator, tag = key.removeprefix(_REFS).partition(_TAGS)
     return (name, tag) if separator and name and tag and "/" not in tag else None
+
+
+def lease_prefix(cache_key: str) -> str:
+    """Return what the keys of all generations of a lease begin with; raises InvalidKey."""
+    return f"{LEASES}{check_component(cache_key)}/"
+
+
+def lease_key(cache_key: str, generation: int) -> str:
+    """Return the key of one generation of a lease, a number from 1 up; raises InvalidKey.
+
+    >>> lease_key("0a1b", 1)
+    'leases/0a1b/1'
+    """
+    return f"{lease_prefix(cache_key)}{generation}"
+
+
+def parse_lease_key(key: str) -> tuple[str, int] | None:
+    """Return the cache key and the generation of a key of :func:`lease_key`, or None for any other key.
+
+    >>> parse_lease_key("leases/0a1b/1")
+    ('0a1b', 1)
+    """
+    cache_key, _, number = key.removeprefix(LEASES).partition("/")
+    if not key.startswith(LEASES) or not cache_key or not (number.isascii() and number.isdigit()):
+        return None
+    return (cache_key, int(number)) if str(int(number)) == number and number != "0" else None
 
 
 def staging_key() -> str:

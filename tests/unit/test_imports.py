@@ -29,12 +29,13 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("nix", "customisation", "export"),
     ("image", "manifest_cache", "assemble", "_run"),
     ("builder",),
+    ("server",),
     ("cli",),
     ("__main__",),
 )
 RANK = {unit: rank for rank, row in enumerate(ROWS) for unit in row}
 # nixery_core itself re-exports the library, but nothing that needs an extra
-NOT_REEXPORTED = {"cli", "__main__", "testing"}
+NOT_REEXPORTED = {"cli", "server", "__main__", "testing"}
 # the test kit may use all of the library, and nothing may use the test kit
 TEST_KIT = "testing"
 
