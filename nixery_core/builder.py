@@ -13,7 +13,7 @@ from nixery_core.assemble import container_config, image_config, image_manifest,
 from nixery_core.cancellation import Cancellation
 from nixery_core.compression import codec as codec_by_name
 from nixery_core.customisation import CUSTOMISATION_VERSION, Customisation, customise
-from nixery_core.errors import LayerBudgetError
+from nixery_core.errors import LayerBudgetError, ObjectNotFound
 from nixery_core.events import (
     ClosureResolved,
     EventCallback,
@@ -40,8 +40,12 @@ from nixery_core.sources import CacheKey, PackageSource, Pin
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.blobs import put_blob
 from nixery_core.storage.layout import publish_ref
+from nixery_core.storage.pins import pinned
 from nixery_core.stores.reader import StoreReader
 from nixery_core.stores.realiser import Realisation, Realiser
+
+# the second build has all but what was removed during the first, and nothing old that could be removed
+_ATTEMPTS = 3
 
 
 class ImageBuilder:
@@ -201,25 +205,46 @@ class ImageBuilder:
         with self._running(on_event, cancellation) as run:
             pin = pin or self._pin(spec, run)
             key = self.cache_key(spec, pin)
-            image = self._find(spec, pin, key, run, publish=publish)
-            if image is None:
-                image = self._build(spec, pin, key, run)
-                self._stored(image, run, publish=publish)
-            return image
+            found = self._find(spec, pin, key, run, publish=publish)
+            return found or self._build_held(spec, pin, key, run, publish=publish)
 
     def _find(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: Run, *, publish: bool) -> Image | None:
         found = self._manifest_cache.find(key, run.pool) if key else None
         if found is None:
             return None
-        run.emit(ManifestCached(digest=str(found.entry.manifest.digest)))
         image = self._from_cache(spec, pin, found)
-        self._stored(image, run, publish=publish)
+        if publish:
+            try:
+                publish_ref(self._backend, spec.name, spec.tag, image.descriptor)
+            except ObjectNotFound:
+                # removed since it was found
+                return None
+        run.emit(ManifestCached(digest=str(found.entry.manifest.digest)))
+        run.emit(ImageStored(digest=str(image.descriptor.digest)))
         return image
 
-    def _stored(self, image: Image, run: Run, *, publish: bool) -> None:
+    def _build_held(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: Run, *, publish: bool) -> Image:
+        for attempt in range(1, _ATTEMPTS + 1):
+            image = self._build(spec, pin, key, run)
+            try:
+                self._hold(image, publish=publish)
+            except ObjectNotFound:
+                # a collector of garbage took an old blob that this build had found in the storage: now
+                # that it is gone it is written again, and what is new stays
+                if attempt == _ATTEMPTS:
+                    raise
+                continue
+            run.emit(ImageStored(digest=str(image.descriptor.digest)))
+            return image
+        raise AssertionError("not reached")
+
+    def _hold(self, image: Image, *, publish: bool) -> None:
+        """Have the new *image* held by its name, or by its cache entry, with every blob that it counts on."""
         if publish:
             publish_ref(self._backend, image.spec.name, image.spec.tag, image.descriptor)
-        run.emit(ImageStored(digest=str(image.descriptor.digest)))
+            return
+        with pinned(self._backend, (image.descriptor, image.manifest.config, *image.manifest.layers)):
+            pass
 
     def _build(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: Run) -> Image:
         packages = self._resolve(spec, pin, run)

@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 
-from nixery_core.cli import commands
+from nixery_core.cli import commands, names
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.index import add_index_command
 from nixery_core.cli.nix_arguments import add_nix_arguments
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     _inspect(subparsers)
     _demo(subparsers)
     add_index_command(subparsers)
+    names.add_commands(subparsers)
     return parser
 
 

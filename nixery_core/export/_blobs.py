@@ -10,10 +10,10 @@ from nixery_core.errors import DigestMismatch, InvalidDocument, StorageError
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import MANIFEST, Descriptor, ImageConfig, Manifest
 from nixery_core.storage.backend import Backend
-from nixery_core.storage.blobs import read_blob
+from nixery_core.storage.blobs import read_blob, verified
 from nixery_core.storage.keys import blob_key
 
-_DAMAGED = "the object was damaged or overwritten: delete it and build the image again"
+_DAMAGED = "it was damaged or overwritten: nixery-core fsck --repair removes it, and the next build writes it"
 
 
 def read_manifest(backend: Backend, descriptor: Descriptor) -> Manifest:
@@ -38,23 +38,6 @@ def read_config(backend: Backend, manifest: Manifest) -> tuple[bytes, ImageConfi
     return data, config
 
 
-def checked(backend: Backend, descriptor: Descriptor) -> Iterator[bytes]:
-    """Give the bytes of a blob; raises DigestMismatch at the end, or before the first byte too many."""
-    state = hashlib.new(descriptor.digest.algorithm)
-    size = 0
-    for piece in backend.stream(blob_key(descriptor.digest)):
-        size += len(piece)
-        if size > descriptor.size:
-            break
-        state.update(piece)
-        yield piece
-    if size != descriptor.size:
-        count = "more" if size > descriptor.size else "fewer"
-        raise _mismatch(descriptor, f"has {count} than its {descriptor.size} bytes")
-    if state.hexdigest() != descriptor.digest.hex:
-        raise _mismatch(descriptor, "holds other bytes")
-
-
 def unpacked(backend: Backend, descriptor: Descriptor, diff_id: Digest, size: int | None = None) -> Iterator[bytes]:
     """Give the archive in the layer *descriptor*; raises DigestMismatch, and StorageError for damaged layers.
 
@@ -63,7 +46,7 @@ def unpacked(backend: Backend, descriptor: Descriptor, diff_id: Digest, size: in
     state = hashlib.new(diff_id.algorithm)
     count = 0
     try:
-        for piece in codec_for_media_type(descriptor.media_type).decompress(checked(backend, descriptor)):
+        for piece in codec_for_media_type(descriptor.media_type).decompress(verified(backend, descriptor)):
             count += len(piece)
             if size is not None and count > size:
                 break

@@ -9,11 +9,12 @@ import attrs
 
 from nixery_core.archive import ArchiveEntry, write_archive
 from nixery_core.errors import InvalidName
-from nixery_core.export._blobs import checked, read_config, read_manifest
+from nixery_core.export._blobs import read_config, read_manifest
 from nixery_core.export._members import document, member
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import LAYOUT_BYTES, REF_NAME, Descriptor, ImageIndex
 from nixery_core.storage.backend import Backend
+from nixery_core.storage.blobs import verified
 from nixery_core.storage.keys import blob_key
 from nixery_core.stores.reader import EntryType
 
@@ -61,4 +62,4 @@ def _entries(backend: Backend, blobs: dict[Digest, Descriptor], index: ImageInde
 
 
 def _blob(backend: Backend, blob: Descriptor) -> ArchiveEntry:
-    return member(blob_key(blob.digest), blob.size, partial(checked, backend, blob))
+    return member(blob_key(blob.digest), blob.size, partial(verified, backend, blob))

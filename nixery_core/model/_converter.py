@@ -31,7 +31,7 @@ _CAPITALS = {
     }
 }
 # and our own documents, whose names are those of the code
-_SNAKE = {"RootFS", "History", "BuiltLayer", "CachedImage"}
+_SNAKE = {"RootFS", "History", "BuiltLayer", "CachedImage", "Pin", "Sweep", "Candidates"}
 _SETS = {("ContainerConfig", "exposed_ports"), ("ContainerConfig", "volumes")}
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from nixery_core.errors import StorageError, StorageFull
 
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+# some network file systems lock files only, and only those that are open for writing
+_NO_LOCKS = {errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -87,7 +89,7 @@ def publish_new(staged: Path, target: Path, *, lock: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        with _locked(lock):
+        with locked(lock):
             if target.exists():
                 return False
             staged.replace(target)
@@ -105,11 +107,19 @@ def discard(fd: int, path: Path, owner: int) -> None:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
+    """Hold *directory* against every other process and thread that locks it; waits for them.
+
+    A file system without locks is not locked.
+    """
     # a lock on the directory itself leaves no file behind, and ends with its process
     fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
     finally:
         os.close(fd)

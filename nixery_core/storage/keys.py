@@ -10,13 +10,14 @@
                                     lives and removed at the end, so one not written for an hour is dead
     refs/<name>/_tags/<tag>         which manifest a name and tag stand for
     staging/<uuid>                  on the way in; nothing stays here
+    gc/...                          what builds and the removal of garbage tell each other
 """
 
 from __future__ import annotations
 
 import uuid
 
-from nixery_core.errors import InvalidKey
+from nixery_core.errors import InvalidDigest, InvalidKey
 from nixery_core.model.digest import Digest
 
 OCI_LAYOUT_KEY = "oci-layout"
@@ -24,10 +25,20 @@ INDEX_KEY = "index.json"
 BLOBS = "blobs/"
 STAGING = "staging/"
 LEASES = "leases/"
+LAYERS = "cache/layers/"
+"""What is known of layers."""
+MANIFESTS = "cache/manifests/"
+"""What is known of images."""
+REFS = "refs/"
+PINS = "gc/pins/"
+"""Blobs that someone is about to give a name."""
+SWEEPS = "gc/sweeps/"
+"""Blobs that someone is about to remove."""
+CANDIDATES_KEY = "gc/candidates"
+"""Blobs that nothing needed when garbage was last looked for, and since when."""
+CLOCKS = "gc/clock/"
+"""Objects that are written to ask the storage for the time."""
 
-_LAYERS = "cache/layers/"
-_MANIFESTS = "cache/manifests/"
-_REFS = "refs/"
 # no component of an image name begins with an underscore
 _TAGS = "/_tags/"
 
@@ -43,12 +54,12 @@ def blob_key(digest: Digest) -> str:
 
 def layer_cache_key(layer_key: str) -> str:
     """Return the key of the cache entry of a layer; raises InvalidKey."""
-    return _LAYERS + check_component(layer_key)
+    return LAYERS + check_component(layer_key)
 
 
 def manifest_cache_key(cache_key: str) -> str:
     """Return the key of the cache entry of an image; raises InvalidKey."""
-    return _MANIFESTS + check_component(cache_key)
+    return MANIFESTS + check_component(cache_key)
 
 
 def ref_key(name: str, tag: str) -> str:
@@ -57,7 +68,7 @@ def ref_key(name: str, tag: str) -> str:
     >>> ref_key("shell/git", "latest")
     'refs/shell/git/_tags/latest'
     """
-    key = check_key(f"{_REFS}{name}{_TAGS}{check_component(tag)}")
+    key = check_key(f"{REFS}{name}{_TAGS}{check_component(tag)}")
     if parse_ref_key(key) != (name, tag):
         raise InvalidKey(f"no key can be made of the name {name!r} and the tag {tag!r}", key=key)
     return key
@@ -69,7 +80,7 @@ def tags_prefix(name: str) -> str:
     >>> tags_prefix("shell/git")
     'refs/shell/git/_tags/'
     """
-    return check_key(f"{_REFS}{name}{_TAGS}"[:-1]) + "/"
+    return check_key(f"{REFS}{name}{_TAGS}"[:-1]) + "/"
 
 
 def parse_ref_key(key: str) -> tuple[str, str] | None:
@@ -78,9 +89,9 @@ def parse_ref_key(key: str) -> tuple[str, str] | None:
     >>> parse_ref_key("refs/shell/git/_tags/latest")
     ('shell/git', 'latest')
     """
-    if not key.startswith(_REFS):
+    if not key.startswith(REFS):
         return None
-    name, separator, tag = key.removeprefix(_REFS).partition(_TAGS)
+    name, separator, tag = key.removeprefix(REFS).partition(_TAGS)
     return (name, tag) if separator and name and tag and "/" not in tag else None
 
 
@@ -108,6 +119,36 @@ def parse_lease_key(key: str) -> tuple[str, int] | None:
     if not key.startswith(LEASES) or not cache_key or not (number.isascii() and number.isdigit()):
         return None
     return (cache_key, int(number)) if str(int(number)) == number and number != "0" else None
+
+
+def parse_blob_key(key: str) -> Digest | None:
+    """Return the digest in a key of :func:`blob_key`, or None for any other key.
+
+    >>> parse_blob_key("blobs/sha256/e3b0") is None
+    True
+    """
+    algorithm, slash, hexadecimal = key.removeprefix(BLOBS).partition("/")
+    if not key.startswith(BLOBS) or not slash:
+        return None
+    try:
+        return Digest(algorithm, hexadecimal)
+    except InvalidDigest:
+        return None
+
+
+def pin_key() -> str:
+    """Return a new key for the blobs that a build is about to publish."""
+    return f"{PINS}{uuid.uuid4()}"
+
+
+def sweep_key() -> str:
+    """Return a new key for the blobs that a collector is about to remove."""
+    return f"{SWEEPS}{uuid.uuid4()}"
+
+
+def clock_key() -> str:
+    """Return a new key for an object whose age is that of now."""
+    return f"{CLOCKS}{uuid.uuid4()}"
 
 
 def staging_key() -> str:
