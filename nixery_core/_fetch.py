@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import json
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -22,18 +24,40 @@ _PEELED = "^{}"
 
 def fetch_text(url: str, *, missing: str) -> str:
     """Return the small text at *url*; raises RevisionNotFound (*missing*, for a 404) or SourceError."""
+    raw = _fetch(url, {})
+    if raw is None:
+        raise RevisionNotFound(f"{missing}: {redact(url)} is not found", hint="check its spelling")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{redact(url)} cannot be read: {error}", hint="check the network and the address") from error
+
+
+def fetch_json(url: str) -> Any:
+    """Return the small JSON document at *url*, or None where there is none; raises SourceError."""
+    raw = _fetch(url, {"Accept": "application/json"})
+    if raw is None:
+        return None
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{redact(url)} is not JSON: {error}", hint="check the address") from None
+
+
+def _fetch(url: str, headers: Mapping[str, str]) -> bytes | None:
     if not url.startswith(("https://", "http://")):
         raise SourceError(f"{redact(url)} is not a web address", hint="write https://...")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310 (the scheme was checked)
+        request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 (the scheme was checked)
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 (the scheme was checked)
             raw: bytes = response.read(_MAX_TEXT)
-            return raw.decode()
+            return raw
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 404:
-                raise RevisionNotFound(f"{missing}: {redact(url)} is not found", hint="check its spelling") from None
+                return None
             raise SourceError(f"{redact(url)} answered {error.code} {error.reason}", hint="try again later") from None
-    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise SourceError(
             f"{redact(url)} cannot be read: {reason}", hint="check the network and the address"

@@ -13,7 +13,7 @@ from nixery_core.errors import InvalidConfig
 
 _T = TypeVar("_T")
 MOST = 16
-"""Most names that are remembered at once."""
+"""Most names that are remembered at once, where nothing else is said."""
 
 
 @attrs.define(eq=False)
@@ -31,7 +31,8 @@ class Remembered:
     [1, 1]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._lock = threading.Lock()
         self._values: dict[Hashable, _Value] = {}
 
@@ -44,7 +45,7 @@ class Remembered:
             known = self._values.pop(key, None) or _Value()
             # the last one asked for is the last to be forgotten
             self._values[key] = known
-            if len(self._values) > MOST:
+            if len(self._values) > self._most:
                 del self._values[next(iter(self._values))]
         with known.lock:
             if known.read is None or time.monotonic() - known.read >= ttl:
@@ -53,8 +54,8 @@ class Remembered:
             value: _T = known.value
             return value
 
-    def __reduce__(self) -> tuple[type[Remembered], tuple[()]]:
-        return Remembered, ()
+    def __reduce__(self) -> tuple[type[Remembered], tuple[int]]:
+        return Remembered, (self._most,)
 
 
 def ttl_seconds(value: float) -> float:

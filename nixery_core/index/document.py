@@ -13,7 +13,7 @@ from nixery_core.cancellation import Cancellation
 from nixery_core.errors import InvalidDocument, PackageProblem, ProblemKind
 from nixery_core.index.entry import IndexEntry
 from nixery_core.index.names import NameTable
-from nixery_core.index.package_index import LookedUp, explicit_package
+from nixery_core.index.package_index import Choose, LookedUp, choose_none, explicit_package
 from nixery_core.model.platform import Platform
 from nixery_core.model.storepath import STORE_DIR
 
@@ -78,7 +78,14 @@ class IndexDocument:
     def __len__(self) -> int:
         return len(self.packages)
 
-    def look_up(self, names: Sequence[str], platform: Platform, *, cancellation: Cancellation) -> list[LookedUp]:
+    def look_up(
+        self,
+        names: Sequence[str],
+        platform: Platform,
+        *,
+        choose: Choose = choose_none,  # noqa: ARG002 (an index has one store path for each output)
+        cancellation: Cancellation,
+    ) -> list[LookedUp]:
         """Return for each name its package or why there is none; raises InvalidDocument for a damaged entry."""
         cancellation.check()
         return [self._look_up(name, platform) for name in names]

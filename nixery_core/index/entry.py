@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -139,3 +139,15 @@ class _Reader:
         if missing:
             raise InvalidDocument(f"{self.where}: install names the output {missing[0]}, which is not in outputs")
         return tuple(value)
+
+
+def default_install(outputs: Sequence[str]) -> tuple[str, ...]:
+    """Return what nixpkgs installs of *outputs* where a package does not say.
+
+    Source: nixpkgs, ``pkgs/stdenv/generic/make-derivation.nix`` and ``check-meta.nix``, ``outputsToInstall``.
+
+    >>> default_install(["out", "bin", "man"]), default_install(["lib"])
+    (('bin', 'man'), ('lib',))
+    """
+    first = next((output for output in ("bin", "out") if output in outputs), next(iter(outputs), None))
+    return tuple(dict.fromkeys(output for output in (first, "man") if output is not None and output in outputs))

@@ -38,7 +38,7 @@ class IndexFile:
     """Plain JSON, or packed with gzip, xz, Zstandard or (``.br``) Brotli."""
     ttl: float = attrs.field(default=600.0, kw_only=True, converter=ttl_seconds)
     """How long a document that was read is believed, seconds."""
-    _remembered: Remembered = attrs.field(factory=Remembered, init=False, eq=False, repr=False)
+    _remembered: Remembered = attrs.field(factory=lambda: Remembered(4), init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.url or "\0" in self.url:

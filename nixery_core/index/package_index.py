@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nixery_core.cancellation import Cancellation
@@ -14,6 +14,9 @@ from nixery_core.model.storepath import StorePath
 
 LookedUp = ResolvedPackage | PackageProblem
 """What became of a name."""
+
+Choose = Callable[[Sequence[StorePath], Platform], StorePath | None]
+"""Tells which of several store paths of one name is the one for a platform, or None where that cannot be told."""
 
 _EXPLICIT = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}-.+")
 
@@ -26,9 +29,12 @@ class IndexSnapshot(Protocol):
         """The immutable revision, or None where the content can change under our hands."""
         ...
 
-    def look_up(self, names: Sequence[str], platform: Platform, *, cancellation: Cancellation) -> Sequence[LookedUp]:
+    def look_up(
+        self, names: Sequence[str], platform: Platform, *, choose: Choose, cancellation: Cancellation
+    ) -> Sequence[LookedUp]:
         """Return for each name, in the order asked, its package or why there is none; raises SourceError.
 
+        An index that knows store paths by name alone lets *choose* decide between several of one name.
         Names mean what they mean to Nix: the literal attribute first, then the one behind ``_``
         for names that begin with a digit, then one that differs in case alone.
         """
@@ -74,3 +80,7 @@ def explicit_package(name: str) -> ResolvedPackage | None:
     except InvalidStorePath:
         return None
     return ResolvedPackage(name=name, attribute=name, derivation=None, outputs=(PackageOutput(name="out", path=path),))
+
+
+def choose_none(paths: Sequence[StorePath], platform: Platform) -> None:
+    """Never tell store paths of one name apart: they stay ambiguous."""
