@@ -9,6 +9,7 @@
     print(image.descriptor.digest)
 """
 
+from nixery_core._batch import BatchResult
 from nixery_core.builder import ImageBuilder
 from nixery_core.cancellation import Cancellation
 from nixery_core.errors import NixeryError
@@ -31,6 +32,7 @@ from nixery_core.storage.plugins import open_backend
 
 __all__ = [
     "Backend",
+    "BatchResult",
     "BuildEvent",
     "Cancellation",
     "Closure",

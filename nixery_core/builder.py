@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 
-from nixery_core._run import Run, emit_built, emit_cached, running, write_layers
+from nixery_core._batch import BatchResult, PinnedTags, build_batch
+from nixery_core._run import Run, running
+from nixery_core._shared_layers import emit_built, emit_cached
 from nixery_core.archive import ARCHIVE_VERSION
 from nixery_core.assemble import container_config, image_config, image_manifest, layer_comment
 from nixery_core.cancellation import Cancellation
 from nixery_core.compression import codec as codec_by_name
 from nixery_core.customisation import CUSTOMISATION_VERSION, Customisation, customise
-from nixery_core.errors import LayerBudgetError, ObjectNotFound
+from nixery_core.errors import InvalidConfig, LayerBudgetError, ObjectNotFound
 from nixery_core.events import (
     ClosureResolved,
     EventCallback,
@@ -203,10 +205,51 @@ class ImageBuilder:
             Cancelled: Through *cancellation*.
         """
         with self._running(on_event, cancellation) as run:
-            pin = pin or self._pin(spec, run)
-            key = self.cache_key(spec, pin)
-            found = self._find(spec, pin, key, run, publish=publish)
-            return found or self._build_held(spec, pin, key, run, publish=publish)
+            return self._build_or_find(spec, pin or self._pin(spec, run), run, publish=publish)
+
+    def build_many(
+        self,
+        specs: Iterable[ImageSpec],
+        *,
+        at_once: int = 4,
+        publish: bool = True,
+        on_event: EventCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Iterator[BatchResult]:
+        """Build many images; give each with its image or its error, as they are done.
+
+        Every distinct layer is written once, however many images need it at the same time.  One
+        image that fails does no harm to the others.  Each tag is resolved once, so all images of a
+        tag are of one revision.  Nothing happens before the first result is asked for; *specs* is
+        read as images are begun, so neither it nor the results need be in memory as a whole.
+
+        Args:
+            specs: The images, in the order in which they are begun.
+            at_once: How many images are in work at the same time; layers are written by the threads
+                or the executor of the builder, whatever this is.
+            publish: Whether the names and tags come to stand for the images.
+            on_event: Gets ImageEvents, with the events of :meth:`build` in them.
+            cancellation: Stops the whole batch from another thread.
+
+        Raises:
+            InvalidConfig: For an *at_once* below 1.
+            Cancelled: Through *cancellation*; images that are done stay.
+        """
+        if at_once < 1:
+            raise InvalidConfig(f"at least one image is built at once, not {at_once}")
+        tags = PinnedTags(self._source)
+
+        def one(spec: ImageSpec, run: Run) -> Image:
+            pin = tags.pin(spec.tag)
+            run.emit(SourceResolved(source=pin.describe(), revision=pin.revision))
+            return self._build_or_find(spec, pin, run, publish=publish)
+
+        return build_batch(specs, one, self._running(on_event, cancellation), at_once=at_once)
+
+    def _build_or_find(self, spec: ImageSpec, pin: Pin, run: Run, *, publish: bool) -> Image:
+        key = self.cache_key(spec, pin)
+        found = self._find(spec, pin, key, run, publish=publish)
+        return found or self._build_held(spec, pin, key, run, publish=publish)
 
     def _find(self, spec: ImageSpec, pin: Pin, key: CacheKey | None, run: Run, *, publish: bool) -> Image | None:
         found = self._manifest_cache.find(key, run.pool) if key else None
@@ -233,6 +276,7 @@ class ImageBuilder:
                 # that it is gone it is written again, and what is new stays
                 if attempt == _ATTEMPTS:
                     raise
+                run.layers.forget()
                 continue
             run.emit(ImageStored(digest=str(image.descriptor.digest)))
             return image
@@ -333,10 +377,10 @@ class ImageBuilder:
     def _layers(self, plans: Sequence[LayerPlan], reader: StoreReader, run: Run) -> list[BuiltLayer]:
         keys = [self._layer_key(plan) for plan in plans]
         layers: dict[str, BuiltLayer] = {}
-        for key, cached in zip(keys, run.pool.map(self._layer_cache.find, keys), strict=True):
+        for key, cached in zip(keys, run.pool.map(run.layers.known, keys), strict=True):
             if cached is not None:
                 layers[key] = cached
-                emit_cached(cached, run)
+                emit_cached(cached, run.emit)
         jobs = [
             LayerJob(
                 paths=plan.paths,
@@ -349,14 +393,14 @@ class ImageBuilder:
             for plan, key in zip(plans, keys, strict=True)
             if key not in layers
         ]
-        layers |= {layer.layer_key: layer for layer in write_layers(jobs, run)}
+        layers |= run.layers.write(jobs, emit=run.emit, cancellation=run.cancellation)
         return [layers[key] for key in keys]
 
     def _customisation_layer(self, customisation: Customisation, run: Run) -> BuiltLayer:
         key = customisation.key(archive_version=ARCHIVE_VERSION, codec_id=self._codec.id)
         cached = self._layer_cache.find(key)
         if cached is not None:
-            emit_cached(cached, run)
+            emit_cached(cached, run.emit)
             return cached
         size = sum(entry.size for entry in customisation.entries)
         run.emit(LayerStarted(layer_key=key, nar_size=size))
@@ -364,10 +408,16 @@ class ImageBuilder:
         built = self._layer_cache.store(
             writer.write(customisation.entries, layer_key=key, on_event=run.emit, cancellation=run.cancellation)
         )
-        emit_built(built, run)
+        emit_built(built, run.emit)
         return built
 
     def _running(
         self, on_event: EventCallback | None, cancellation: Cancellation | None
     ) -> AbstractContextManager[Run]:
-        return running(on_event or self._on_event, cancellation, workers=self._workers, executor=self._executor)
+        return running(
+            self._on_event if on_event is None else on_event,
+            cancellation,
+            workers=self._workers,
+            executor=self._executor,
+            cache=self._layer_cache,
+        )

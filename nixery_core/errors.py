@@ -32,6 +32,7 @@
     │   ├── ObjectNotFound          no object under that key
     │   ├── StorageFull             no space or quota left
     │   └── DigestMismatch          bytes do not hash to what was promised
+    ├── WorkerError                 an executor that was passed in did not do its work
     └── Cancelled                   the caller cancelled the build
 
 Every error pickles, so it survives a process pool; ``str()`` is one line for logs and
@@ -292,6 +293,10 @@ class StorageFull(StorageError):
 
 class DigestMismatch(StorageError):
     """Bytes do not hash, or do not count, to what was promised."""
+
+
+class WorkerError(NixeryError):
+    """An executor did not do its work: a worker died, or could not take or give back a job."""
 
 
 class Cancelled(NixeryError):

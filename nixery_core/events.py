@@ -197,3 +197,14 @@ class ImageStored(BuildEvent):
     """The manifest is in the storage: the image can be pulled."""
 
     digest: str
+
+
+@attrs.frozen(kw_only=True)
+class ImageEvent(BuildEvent):
+    """An event of one image of a batch."""
+
+    index: int
+    """The place of the image in the batch, from 0."""
+    image: str
+    """``name:tag``."""
+    event: BuildEvent

@@ -11,6 +11,7 @@ import attrs
 
 from nixery_core import (
     Backend,
+    BatchResult,
     BuildEvent,
     Cancellation,
     Closure,
@@ -64,6 +65,10 @@ def build() -> str:
     assert_type(image.layers, tuple[BuiltLayer, ...])
     assert_type(image.revision, str | None)
     assert_type(builder.plan(image.spec), ImagePlan)
+    for result in builder.build_many([image.spec], at_once=2):
+        assert_type(result, BatchResult)
+        assert_type(result.image, Image | None)
+        assert_type(result.error, NixeryError | None)
     return str(image.descriptor.digest)
 
 
