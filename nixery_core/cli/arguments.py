@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from nixery_core.cli import commands, names
 from nixery_core.cli.exit_codes import ExitCode
+from nixery_core.cli.fsck import add_fsck_command
 from nixery_core.cli.index import add_index_command
 from nixery_core.cli.nix_arguments import add_nix_arguments
 from nixery_core.cli.source_argument import GRAMMAR
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     _demo(subparsers)
     add_index_command(subparsers)
     names.add_commands(subparsers)
+    add_fsck_command(subparsers)
     return parser
 
 

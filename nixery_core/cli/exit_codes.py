@@ -39,6 +39,8 @@ class ExitCode(IntEnum):
     """The storage failed: unknown scheme, no access, no space, damaged content."""
     NO_NIX = 8
     """Nix is not installed."""
+    DAMAGED = 9
+    """fsck found something broken, whether or not it was repaired."""
     INTERRUPTED = 130
     """Ctrl-C."""
     BROKEN_PIPE = 141

@@ -91,6 +91,32 @@ def keep_index(backend: Backend) -> Iterator[IndexChange]:
             backend.create(INDEX_KEY, ImageIndex(manifests=()).to_bytes(), content_type=INDEX)
 
 
+def index_problem(backend: Backend) -> str:
+    """Return what is wrong with ``index.json`` and ``oci-layout``, or an empty text; writes nothing.
+
+    Outside of directories an index may lack names, but may not have others than the refs.
+    """
+    with _locked(backend, create=False):
+        names = {entry.annotations[REF_NAME]: entry.digest for entry in read_names(backend).manifests}
+        try:
+            index = ImageIndex.from_bytes(backend.get(INDEX_KEY))
+        except ObjectNotFound:
+            return "there is none" if names else ""
+        except InvalidDocument as error:
+            return error.message
+        if backend.stat(OCI_LAYOUT_KEY) is None:
+            return "there is no oci-layout beside it"
+    entries = {entry.annotations.get(REF_NAME, ""): entry.digest for entry in index.manifests}
+    wrong = sorted(name for name, digest in entries.items() if names.get(name) != digest)
+    lacking = sorted(names.keys() - entries.keys()) if isinstance(backend, LocalBackend) else []
+    what = [(wrong, "is not what the name stands for"), (lacking, "is not in it")]
+    return "; ".join(
+        f"{found[0]} {is_not}" + (f", and so are {len(found) - 1} more" if len(found) > 1 else "")
+        for found, is_not in what
+        if found
+    )
+
+
 class IndexChange:
     """Names that were set or removed."""
 
@@ -132,13 +158,13 @@ def _named(name: str, tag: str, manifest: Descriptor) -> Descriptor:
 
 
 @contextlib.contextmanager
-def _locked(backend: Backend) -> Iterator[None]:
-    if not isinstance(backend, LocalBackend):
-        yield
-        return
-    directory = backend.root / REFS
+def _locked(backend: Backend, *, create: bool = True) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        with _files.mapped(REFS, backend.root):
-            _files.make_directories(directory)
-            stack.enter_context(_files.locked(directory))
+        if isinstance(backend, LocalBackend):
+            directory = backend.root / REFS
+            with _files.mapped(REFS, backend.root):
+                if create:
+                    _files.make_directories(directory)
+                if directory.is_dir():
+                    stack.enter_context(_files.locked(directory))
         yield

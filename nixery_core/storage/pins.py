@@ -68,12 +68,12 @@ def pinned(
         StorageError: The storage failed.
     """
     key = pin_key()
-    started = _seconds()
+    started = seconds()
     backend.replace(key, Pin(blobs=tuple(blob.digest for blob in blobs)).to_bytes(), content_type=_JSON)
     try:
         _wait_for_sweeps(backend, {blob.digest for blob in blobs}, pause)
         _check_blobs(backend, blobs)
-        if _seconds() - started > PIN_LIFETIME / 2:
+        if seconds() - started > PIN_LIFETIME / 2:
             raise StorageError("this machine stood still while an image was published", hint="run it again")
         yield
     finally:
@@ -111,8 +111,8 @@ def _wait_for_sweeps(backend: Backend, wanted: set[Digest], pause: Callable[[flo
                 continue
             before, since = seen.get(info.key, (b"", 0.0))
             if before != data:
-                seen[info.key] = (data, _seconds())
-            elif _seconds() - since > _PATIENCE:
+                seen[info.key] = (data, seconds())
+            elif seconds() - since > _PATIENCE:
                 continue
             blocked = True
         if not blocked:
@@ -142,6 +142,6 @@ def _check_blobs(backend: Backend, blobs: Collection[Descriptor]) -> None:
         )
 
 
-def _seconds() -> float:
-    # the clock that goes on while a machine is suspended
+def seconds() -> float:
+    """Return seconds of a clock that goes on while this machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,14 +1,16 @@
-"""The commands that keep a storage healthy: index-export, untag."""
+"""The commands that keep a storage healthy: fsck, index-export, untag."""
 
+import argparse
 import json
 
 import pytest
 
 from nixery_core.cli import main
 from nixery_core.cli.exit_codes import ExitCode
+from nixery_core.cli.keeping_text import duration, positive
 from nixery_core.model.oci import CONFIG, LAYER, MANIFEST, Manifest
 from nixery_core.storage.blobs import put_blob
-from nixery_core.storage.keys import INDEX_KEY
+from nixery_core.storage.keys import INDEX_KEY, blob_key
 from nixery_core.storage.layout import list_tags, publish_ref
 from nixery_core.storage.plugins import open_backend
 
@@ -60,3 +62,57 @@ class TestNames:
         assert main(["untag", store, image]) == code
         assert "next:" in capsys.readouterr().err
         assert list(list_tags(backend, "git")) == ["v1"]
+
+
+class TestFsck:
+    def test_a_healthy_storage(self, backend, store, capsys):
+        """Exit code 0 and one line that says how much was looked at."""
+        add_image(backend, "git", "v1")
+        assert main(["fsck", store]) == ExitCode.OK
+        assert capsys.readouterr().out.endswith("0 broken, 0 left over, 0 repaired\n")
+
+    def test_a_damaged_one(self, backend, store, capsys):
+        """Exit code 9 as long as something broken is found, also when it is repaired; then 0 after the next build."""
+        manifest = add_image(backend, "git", "v1")
+        backend.replace(blob_key(manifest.digest), b"x" * manifest.size)
+        for options in ([], ["--repair"]):
+            assert main(["fsck", store, *options]) == ExitCode.DAMAGED
+            assert "wrong-blob" in capsys.readouterr().out
+        assert add_image(backend, "git", "v1") == manifest
+        assert main(["fsck", store]) == ExitCode.OK
+
+    def test_json(self, backend, store, capsys):
+        """One document with every problem, for scripts."""
+        manifest = add_image(backend, "git", "v1")
+        backend.replace("readme", b"x")
+        backend.delete(blob_key(manifest.digest))
+        assert main(["fsck", store, "--json", "--quick", "--progress", "plain"]) == ExitCode.DAMAGED
+        report = json.loads(capsys.readouterr().out)
+        assert (report["broken"], report["leftovers"], report["repaired"], report["bytes_read"]) == (1, 1, 0, 0)
+        assert report["kinds"] == {"foreign-key": 1, "missing-blob": 1}
+        assert {
+            "kind": "foreign-key",
+            "broken": False,
+            "key": "readme",
+            "detail": "1 bytes; none of ours",
+            "repaired": False,
+        } in report["problems"]
+
+    @pytest.mark.parametrize("options", [["--grace", "soon"], ["--workers", "0"], ["--grace", "-1"]])
+    def test_bad_options(self, store, capsys, options):
+        """Malformed numbers are refused before anything starts."""
+        with pytest.raises(SystemExit) as raised:
+            main(["fsck", store, *options])
+        assert raised.value.code == 2
+
+
+def test_time_spans():
+    """A number with a unit, or seconds."""
+    assert [duration(text) for text in ("0", "90", "90s", "2m", "1.5h", "7d", "1w")] == [
+        *(0, 90, 90, 120, 5400),
+        *(604800, 604800),
+    ]
+    for text in ("", "h", "-1s", "1y", "1 h", "nan"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            duration(text)
+    assert positive("3") == 3

@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("image", "manifest_cache", "assemble", "_shared_layers"),
     ("_run",),
     ("_batch",),
-    ("builder",),
+    ("builder", "keeping"),
     ("server",),
     ("cli",),
     ("__main__",),

@@ -102,7 +102,7 @@ class TestWaiting:
     def test_the_dead_are_waited_for_no_longer_than_they_may_remove(self, backend, blobs, monkeypatch, document):
         """A sweep that is not written again for two lifetimes, or cannot be read, belongs to nobody alive."""
         now = 0.0
-        monkeypatch.setattr(pins, "_seconds", lambda: now)
+        monkeypatch.setattr(pins, "seconds", lambda: now)
         key = sweep(backend, blobs[0])
         if document is not None:
             backend.replace(key, document)
@@ -120,7 +120,7 @@ class TestWaiting:
     def test_who_writes_again_is_alive(self, backend, blobs, monkeypatch):
         """A sweep that goes on is waited for, as long as it names the blobs."""
         now = 0.0
-        monkeypatch.setattr(pins, "_seconds", lambda: now)
+        monkeypatch.setattr(pins, "seconds", lambda: now)
         key = sweep(backend, blobs[0])
         turns = iter(range(2, 8))
 

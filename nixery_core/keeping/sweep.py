@@ -1,0 +1,105 @@
+"""Removing blobs in the sight of everyone who publishes: the other side of nixery_core.storage.pins."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from nixery_core.errors import StorageError
+from nixery_core.keeping.parallel import each
+from nixery_core.model.digest import Digest
+from nixery_core.storage import pins
+from nixery_core.storage.backend import Backend, ObjectInfo
+from nixery_core.storage.keys import parse_blob_key, sweep_key
+from nixery_core.storage.pins import SWEEP_LIFETIME, Sweep, list_pins, read_pin
+
+BATCH = 200
+"""Blobs that are removed in one turn: whoever publishes one of them waits for no more than that."""
+
+
+class Sweeper:
+    """Removes blobs; publishers see which, and it sees what they hold.
+
+    Names and cache entries have to be read after it was entered.  What is published later is known
+    by its pin: a publisher leaves it in place while there is a sweep.
+
+    Args:
+        backend: Where the blobs are.
+        workers: Threads that remove.
+        seconds: A clock that goes on while the machine is suspended.
+    """
+
+    def __init__(self, backend: Backend, *, workers: int, seconds: Callable[[], float] = pins.seconds) -> None:
+        self._backend = backend
+        self._workers = workers
+        self._seconds = seconds
+        self._key = sweep_key()
+        self._turn = 0
+        self._written = 0.0
+        # a pin does not change, so each is read once
+        self._pins: dict[str, frozenset[Digest]] = {}
+
+    def __enter__(self) -> Sweeper:
+        self._write(())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # an error of the body is the one to raise; a sweep that stays names nothing, and the next gc removes it
+        with contextlib.suppress(*() if error is None else (StorageError,)):
+            self._backend.delete(self._key)
+
+    def pinned(self) -> set[Digest]:
+        """Return the blobs that publishers hold now, or held since the beginning; raises InvalidDocument."""
+        new = [key for key in list_pins(self._backend) if key not in self._pins]
+        self._pins.update(
+            zip(new, each(lambda key: read_pin(self._backend, key), new, workers=self._workers), strict=True)
+        )
+        return set().union(*self._pins.values())
+
+    def remove(self, blobs: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+        """Remove those of *blobs* that no one holds and that have not changed; return them.
+
+        At most BATCH of them are taken.  One that is not removed is in use again, or time ran out:
+        leave it to the next time.  Raises StorageError if one cannot be removed; others are.
+        """
+        held = self.pinned()
+        batch = [blob for blob in blobs[:BATCH] if _digest(blob) not in held]
+        if not batch:
+            return []
+        self._write(tuple(_digest(blob) for blob in batch))
+        # after our own words are written: who has not seen them has written a pin before that
+        held = self.pinned()
+        free = [blob for blob in batch if _digest(blob) not in held]
+        try:
+            removed = list(each(self._remove, free, workers=self._workers))
+        finally:
+            # no thread removes any more, so no one needs to wait
+            self._write(())
+        return [blob for blob, is_removed in zip(free, removed, strict=True) if is_removed]
+
+    def _remove(self, blob: ObjectInfo) -> bool:
+        found = self._backend.stat(blob.key)
+        if found is None or (found.size, found.modified) != (blob.size, blob.modified):
+            # gone, or written again since: then it is new, and not what was looked at
+            return False
+        if self._seconds() - self._written > SWEEP_LIFETIME:
+            # by now publishers may take us for dead
+            return False
+        self._backend.delete(blob.key)
+        return True
+
+    def _write(self, deleting: tuple[Digest, ...]) -> None:
+        # from before the write, since from then on it may be read
+        self._written = self._seconds()
+        sweep = Sweep(turn=self._turn, deleting=deleting)
+        self._turn += 1
+        self._backend.replace(self._key, sweep.to_bytes(), content_type="application/json")
+
+
+def _digest(blob: ObjectInfo) -> Digest:
+    digest = parse_blob_key(blob.key)
+    assert digest is not None
+    return digest
