@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from nixery_core._redact import redact
 from nixery_core.errors import BinaryCacheError, InvalidConfig
-from nixery_core.stores._objects import MOST_SMALL, PIECE, checked_size, not_there
+from nixery_core.stores._objects import PIECE, checked_size, not_there, outcome
 
 try:
     import urllib3
@@ -65,15 +65,15 @@ class HttpObjects:
         self._attempts = retries + 1
         self._pool = _pool(self._base.scheme, host, urllib3.Timeout(connect=timeout, read=timeout), connections)
 
-    def get(self, name: str) -> bytes | None:
-        """Return a small file whole, or None where there is none; raises BinaryCacheError."""
+    def get(self, name: str, most: int) -> bytes | None:
+        """Return a file of at most *most* bytes whole, or None where there is none; raises BinaryCacheError."""
         url, attempt = self._url(name), 1
         while True:
             response = self._ask(url)
             try:
                 if response.status == 200:
-                    data = response.read(MOST_SMALL + 1)
-                    return checked_size(data, redact(url))
+                    data = response.read(most + 1)
+                    return checked_size(data, most, redact(url))
                 # the answer to this one tells a wrong password from a missing file
                 if response.status in (_MISSING if name == "nix-cache-info" else _MISSING_OR_FORBIDDEN):
                     return None
@@ -91,9 +91,9 @@ class HttpObjects:
         """Say that threads are the way."""
         return None
 
-    def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return small files in the order asked, None for those that are not there; raises BinaryCacheError."""
-        return [self.get(name) for name in names]
+    def get_many(self, names: Sequence[str]) -> list[bytes | BinaryCacheError | None]:
+        """Return small files in the order asked, None for those that are not there, errors for those that fail."""
+        return [outcome(self, name) for name in names]
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Give a file in pieces; raises BinaryCacheError, also where there is none.

@@ -28,8 +28,8 @@ _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 class Objects(Protocol):
     """The files of one cache; used by several threads at once."""
 
-    def get(self, name: str) -> bytes | None:
-        """Return a small file whole, or None where there is none; raises BinaryCacheError."""
+    def get(self, name: str, most: int) -> bytes | None:
+        """Return a file of at most *most* bytes whole, or None where there is none; raises BinaryCacheError."""
         ...
 
     @property
@@ -37,8 +37,8 @@ class Objects(Protocol):
         """How many names :meth:`get_many` likes to have at once; None where :meth:`get` in threads is the way."""
         ...
 
-    def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return small files in the order asked, None for those that are not there; raises BinaryCacheError."""
+    def get_many(self, names: Sequence[str]) -> list[bytes | BinaryCacheError | None]:
+        """Return small files in the order asked, None for those that are not there, errors for those that fail."""
         ...
 
     def stream(self, name: str) -> Iterator[bytes]:
@@ -69,26 +69,26 @@ class DirectoryObjects:
 
     directory: Path
 
-    def get(self, name: str) -> bytes | None:
-        """Return a small file whole, or None where there is none; raises BinaryCacheError."""
+    def get(self, name: str, most: int) -> bytes | None:
+        """Return a file of at most *most* bytes whole, or None where there is none; raises BinaryCacheError."""
         path = self.directory / name
         try:
             with path.open("rb", buffering=0) as file:
-                data = file.read(MOST_SMALL + 1)
+                data = file.read(most + 1)
         except _NOT_THERE:
             return None
         except OSError as error:
             raise _unreadable(str(path), error) from error
-        return checked_size(data, str(path))
+        return checked_size(data, most, str(path))
 
     @property
     def batch(self) -> int:
         """One at a time: opening a file waits for nothing."""
         return 1
 
-    def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return small files in the order asked, None for those that are not there; raises BinaryCacheError."""
-        return [self.get(name) for name in names]
+    def get_many(self, names: Sequence[str]) -> list[bytes | BinaryCacheError | None]:
+        """Return small files in the order asked, None for those that are not there, errors for those that fail."""
+        return [outcome(self, name) for name in names]
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Give a file in pieces; raises BinaryCacheError, also where there is none."""
@@ -129,18 +129,21 @@ class FsspecObjects:
         """As many as keep every connection busy for a while."""
         return 16 * self.connections
 
-    def get(self, name: str) -> bytes | None:
-        """Return a small file whole, or None where there is none; raises BinaryCacheError."""
+    def get(self, name: str, most: int) -> bytes | None:
+        """Return a file of at most *most* bytes whole, or None where there is none; raises BinaryCacheError."""
         try:
-            data = self.filesystem.cat_file(f"{self.root}/{name}")
-        except Exception as error:  # noqa: BLE001 - every storage has a library with exceptions of its own
-            data = error
-        return self._content(name, data)
+            data = self.filesystem.cat_file(f"{self.root}/{name}", end=most + 1)
+        except _NOT_THERE:
+            return None
+        except Exception as error:
+            # every storage has a library with exceptions of its own
+            raise _unreadable(self._where(name), error) from error
+        return checked_size(data, most, self._where(name))
 
-    def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return small files in the order asked, None for those that are not there; raises BinaryCacheError."""
+    def get_many(self, names: Sequence[str]) -> list[bytes | BinaryCacheError | None]:
+        """Return small files in the order asked, None for those that are not there, errors for those that fail."""
         if not self.filesystem.async_impl or fsspec.core.has_magic(self.root):
-            return [self.get(name) for name in names]
+            return [outcome(self, name) for name in names]
         paths = [f"{self.root}/{name}" for name in names]
         try:
             found = self.filesystem.cat(paths, on_error="return", batch_size=self.connections) if paths else {}
@@ -166,22 +169,31 @@ class FsspecObjects:
         except Exception as error:
             raise _unreadable(self._where(name), error) from error
 
-    def _content(self, name: str, data: object) -> bytes | None:
+    def _content(self, name: str, data: object) -> bytes | BinaryCacheError | None:
+        if isinstance(data, bytes) and len(data) <= MOST_SMALL:
+            return data
         if isinstance(data, _NOT_THERE):
             return None
         if isinstance(data, BaseException):
-            raise _unreadable(self._where(name), data) from data
-        assert isinstance(data, bytes)
-        return checked_size(data, self._where(name))
+            return _unreadable(self._where(name), data)
+        return BinaryCacheError(f"{self._where(name)} is no narinfo: it is too large")
 
     def _where(self, name: str) -> str:
         return f"{redact(self.url).rstrip('/')}/{name}"
 
 
-def checked_size(data: bytes, where: str) -> bytes:
-    """Return *data*; raise where it is larger than any narinfo can be."""
-    if len(data) > MOST_SMALL:
-        raise BinaryCacheError(f"{where} has more than {MOST_SMALL >> 20} MiB", hint="is it a binary cache of Nix?")
+def outcome(objects: Objects, name: str) -> bytes | BinaryCacheError | None:
+    """Return a small file, None where there is none, or the error for it."""
+    try:
+        return objects.get(name, MOST_SMALL)
+    except BinaryCacheError as error:
+        return error
+
+
+def checked_size(data: bytes, most: int, where: str) -> bytes:
+    """Return *data*; raise where it has more than *most* bytes."""
+    if len(data) > most:
+        raise BinaryCacheError(f"{where} has more than {most >> 20} MiB", hint="is it a binary cache of Nix?")
     return data
 
 

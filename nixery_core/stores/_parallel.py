@@ -11,7 +11,7 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
-def answers(ask: Callable[[_Item], _Answer], items: Iterable[_Item], *, threads: int) -> Iterator[_Answer]:
+def in_threads(ask: Callable[[_Item], _Answer], items: Iterable[_Item], *, threads: int) -> Iterator[_Answer]:
     """Give what *ask* returns for each of *items*, in the order in which the answers come.
 
     *items* is taken a little ahead of the answers, so an endless iterator will do, and one that

@@ -18,8 +18,9 @@ import attrs
 from nixery_core._redact import redact
 from nixery_core.errors import BinaryCacheError, InvalidDocument, UntrustedPath
 from nixery_core.model.storepath import STORE_DIR, StorePath
-from nixery_core.stores._objects import Objects, open_objects
-from nixery_core.stores._parallel import answers
+from nixery_core.stores._iterators import closing
+from nixery_core.stores._objects import MOST_SMALL, Objects, open_objects
+from nixery_core.stores._parallel import in_threads
 from nixery_core.stores.content_address import check_content_address
 from nixery_core.stores.narinfo import NarInfo
 from nixery_core.stores.signatures import PublicKey, public_keys, signed_by
@@ -111,7 +112,7 @@ class BinaryCache:
     timeout: float = attrs.field(default=30.0, kw_only=True, validator=attrs.validators.gt(0))
     """Longest silence of a web server, seconds."""
     negative_ttl: float = attrs.field(default=60.0, kw_only=True, validator=attrs.validators.ge(0))
-    """How long it is remembered that the cache does not have a path, seconds."""
+    """How long it is remembered that the cache does not have a path, or cannot be reached at all, seconds."""
     _opened: _PerProcess = attrs.field(factory=lambda: _PerProcess(), init=False, eq=False, repr=False)
 
     def info(self) -> CacheInfo:
@@ -127,7 +128,7 @@ class BinaryCache:
         """
         cache = self._open()
         found, info = cache.remembered(path)
-        return info if found else self._read(cache, path, cache.objects.get(_file_name(path)), {})
+        return info if found else self._read(cache, path, cache.objects.get(_file_name(path), MOST_SMALL), {})
 
     def narinfos(self, paths: Iterable[StorePath]) -> Iterator[tuple[StorePath, NarInfo | None]]:
         """Give every path of *paths* with what the cache knows of it, in the order in which the answers come.
@@ -135,15 +136,22 @@ class BinaryCache:
         *paths* is read a little ahead of the answers.  Raises like :meth:`narinfo`; the first error
         ends the iterator, and with it every thread that it began.
         """
-        cache = self._open()
+        with closing(self.answers(paths)) as answers:
+            for path, answer in answers:
+                if isinstance(answer, BinaryCacheError):
+                    raise answer
+                yield path, answer
+
+    def answers(self, paths: Iterable[StorePath]) -> Iterator[tuple[StorePath, NarInfo | BinaryCacheError | None]]:
+        """Give the same as :meth:`narinfos`, with the error for a path in place of raising it."""
         parsed: dict[str, StorePath] = {}
-
-        def ask(path: StorePath) -> tuple[StorePath, NarInfo | None]:
-            found, info = cache.remembered(path)
-            return path, info if found else self._read(cache, path, cache.objects.get(_file_name(path)), parsed)
-
+        try:
+            cache = self._open()
+        except BinaryCacheError as error:
+            yield from ((path, error) for path in paths)
+            return
         if cache.objects.batch is None:
-            yield from answers(ask, paths, threads=self.connections)
+            yield from in_threads(lambda path: self._answer(cache, path, parsed), paths, threads=self.connections)
             return
         for batch in _batches(paths, cache.objects.batch):
             unknown: list[StorePath] = []
@@ -155,14 +163,14 @@ class BinaryCache:
                     unknown.append(path)
             files = cache.objects.get_many([_file_name(path) for path in unknown])
             for path, data in zip(unknown, files, strict=True):
-                yield path, self._read(cache, path, data, parsed)
+                yield path, self._tried(cache, path, data, parsed)
 
-    def file(self, name: str) -> bytes | None:
-        """Return a small file of the cache whole, such as a listing, or None where there is none.
+    def file(self, name: str, *, most: int = MOST_SMALL) -> bytes | None:
+        """Return a file of the cache whole, such as a listing, or None where there is none.
 
-        Nobody vouches for it.  Raises BinaryCacheError.
+        Nobody vouches for it.  Raises BinaryCacheError, also where it has more than *most* bytes.
         """
-        return self._open().objects.get(name)
+        return self._open().objects.get(name, most)
 
     def archive(self, info: NarInfo) -> Iterator[bytes]:
         """Give the archive that *info* names in pieces, packed as it is; raises BinaryCacheError.
@@ -177,18 +185,24 @@ class BinaryCache:
 
     def _open(self) -> _Opened:
         opened = self._opened.value
-        if opened is None:
+        if opened is None or (isinstance(opened, _Failure) and time.monotonic() >= opened.until):
             objects = open_objects(
                 self.url, self.options, timeout=self.timeout, retries=self.retries, connections=self.connections
             )
             # two threads may both do this; one of the results is dropped
-            opened = _Opened(objects, self._read_info(objects), self.negative_ttl)
+            try:
+                opened = _Opened(objects, self._read_info(objects), self.negative_ttl)
+            except BinaryCacheError as error:
+                # else each of a thousand paths would wait for all the retries
+                opened = _Failure(error, time.monotonic() + self.negative_ttl)
             self._opened.value = opened
+        if isinstance(opened, _Failure):
+            raise opened.error.with_traceback(None)
         return opened
 
     def _read_info(self, objects: Objects) -> CacheInfo:
         where = self.where(_INFO)
-        data = objects.get(_INFO)
+        data = objects.get(_INFO, MOST_SMALL)
         if data is None:
             raise BinaryCacheError(f"there is no {where}", hint="is it a binary cache of Nix?")
         try:
@@ -201,6 +215,28 @@ class BinaryCache:
                 hint=f"paths of a store other than {STORE_DIR} cannot run in a container",
             )
         return info
+
+    def _answer(
+        self, cache: _Opened, path: StorePath, parsed: dict[str, StorePath]
+    ) -> tuple[StorePath, NarInfo | BinaryCacheError | None]:
+        found, info = cache.remembered(path)
+        if found:
+            return path, info
+        try:
+            data = cache.objects.get(_file_name(path), MOST_SMALL)
+        except BinaryCacheError as error:
+            return path, error
+        return path, self._tried(cache, path, data, parsed)
+
+    def _tried(
+        self, cache: _Opened, path: StorePath, data: bytes | BinaryCacheError | None, parsed: dict[str, StorePath]
+    ) -> NarInfo | BinaryCacheError | None:
+        if isinstance(data, BinaryCacheError):
+            return data
+        try:
+            return self._read(cache, path, data, parsed)
+        except BinaryCacheError as error:
+            return error
 
     def _read(
         self, cache: _Opened, path: StorePath, data: bytes | None, parsed: dict[str, StorePath]
@@ -279,18 +315,26 @@ class _Opened:
                 del self._answers[next(iter(self._answers))]
 
 
+@attrs.frozen
+class _Failure:
+    """A cache that could not be opened, and until when it is not tried again."""
+
+    error: BinaryCacheError
+    until: float
+
+
 class _PerProcess:
     """Holds what is open in this process: neither a copy by pickle nor a fork gets it."""
 
     def __init__(self) -> None:
-        self._held: tuple[int, _Opened] | None = None
+        self._held: tuple[int, _Opened | _Failure] | None = None
 
     @property
-    def value(self) -> _Opened | None:
+    def value(self) -> _Opened | _Failure | None:
         return self._held[1] if self._held is not None and self._held[0] == os.getpid() else None
 
     @value.setter
-    def value(self, value: _Opened) -> None:
+    def value(self, value: _Opened | _Failure) -> None:
         self._held = os.getpid(), value
 
     def __reduce__(self) -> tuple[type[_PerProcess], tuple[()]]:

@@ -143,10 +143,18 @@ def write_cache(
         (directory / info.url).write_bytes(packed)
         (directory / f"{path.hash}.narinfo").write_bytes(info.to_bytes())
         if listings:
-            document = {"version": 1, "root": _listing(tree)}
-            (directory / f"{path.hash}.ls").write_text(json.dumps(document))
+            (directory / f"{path.hash}.ls").write_bytes(listing_bytes(tree))
         infos[path] = info
     return infos
+
+
+def listing_bytes(tree: Tree) -> bytes:
+    """Return the listing of *tree* as ``nix copy`` writes it with ``write-nar-listing``; names must be UTF-8.
+
+    >>> listing_bytes(b"hello")
+    b'{"version": 1, "root": {"type": "regular", "size": 5}}'
+    """
+    return json.dumps({"version": 1, "root": _listing(tree)}).encode()
 
 
 def _brotli(data: bytes) -> bytes:
