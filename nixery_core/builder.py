@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 
@@ -34,6 +34,7 @@ from nixery_core.layering.layerer import DEFAULT_BUDGET, MAX_LAYERS, Layerer, La
 from nixery_core.layering.popularity import Popularity
 from nixery_core.manifest_cache import CachedImage, FoundImage, ManifestCache
 from nixery_core.model.closure import Closure
+from nixery_core.model.digest import Digest
 from nixery_core.model.image import ImageSpec
 from nixery_core.model.oci import canonical_json
 from nixery_core.model.package import ResolvedPackage
@@ -68,6 +69,8 @@ class ImageBuilder:
             It gets module-level functions with picklable arguments, so a process pool or a cluster will do.
         workers: Threads of one build; by default as many as there are processors.
         on_event: Follows every build; called from several threads, one call at a time.
+        on_image: Called with the digest of the manifest and the closure of each image that is built, before
+            any name stands for it.  An image from the cache was built before, so it is not told again.
 
     Raises:
         InvalidConfig: For an unknown codec.
@@ -87,6 +90,7 @@ class ImageBuilder:
         executor: Executor | None = None,
         workers: int | None = None,
         on_event: EventCallback = ignore_events,
+        on_image: Callable[[Digest, Closure], object] | None = None,
     ) -> None:
         if check_budget(budget) + 1 > MAX_LAYERS:
             raise LayerBudgetError(
@@ -104,6 +108,7 @@ class ImageBuilder:
         self._executor = executor
         self._workers = workers or os.cpu_count() or 1
         self._on_event = on_event
+        self._on_image = on_image
         self._layer_cache = LayerCache(backend)
         self._manifest_cache = ManifestCache(backend)
 
@@ -315,6 +320,8 @@ class ImageBuilder:
         put_blob(self._backend, config.to_bytes(), media_type=config.MEDIA_TYPE)
         descriptor = put_blob(self._backend, manifest.to_bytes(), media_type=manifest.MEDIA_TYPE)
         run.cancellation.check()
+        if self._on_image is not None:
+            self._on_image(descriptor.digest, realisation.closure)
         if key is not None:
             entry = CachedImage(manifest=descriptor, layers=tuple(layers))
             kept = self._manifest_cache.store(key, entry, run.pool)

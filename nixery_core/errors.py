@@ -24,6 +24,7 @@
     ├── StoreReadError              the content of a store path cannot be read or archived
     │   └── BinaryCacheError        a binary cache is out of reach, or is not what it should be
     │       ├── PathsNotFound       store paths that no cache has; lists every one of them
+    │       ├── NarInfosFailed      store paths that a cache cannot tell of; lists them
     │       └── UntrustedPath       nobody who is trusted vouches for a store path
     ├── LayerPlanError              a layerer returned something that is not a plan
     ├── StorageError                the storage refused or lost something
@@ -257,6 +258,17 @@ class PathsNotFound(BinaryCacheError):
 
     def _details(self) -> list[str]:
         return [f"{path}, which {by} refers to" if by else path for path, by in self.missing.items()]
+
+
+@attrs.define(slots=False)
+class NarInfosFailed(BinaryCacheError):
+    """A binary cache told of many store paths, but cannot tell of some; they are listed at once."""
+
+    reasons: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    """Why the cache cannot tell, by store path."""
+
+    def _details(self) -> list[str]:
+        return [f"{path}: {reason}" for path, reason in self.reasons.items()]
 
 
 class UntrustedPath(BinaryCacheError):

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from nixery_core import events
 from nixery_core.cli.event_text import describe
+from nixery_core.cli.walk_progress import describe_walk
 from nixery_core.events import BuildEvent, EventCallback
+from nixery_core.popcount.walk import WalkProgress
 
 _QUIET = (events.LayerBuilt, events.LayerCached, events.NixBuildStarted)
 
@@ -39,6 +51,32 @@ def bars(stream: TextIO, *, verbose: bool) -> Iterator[EventCallback]:
             console.print(line, markup=False, highlight=False)
 
     with shown:
+        yield callback
+
+
+@contextmanager
+def walk_bar(stream: TextIO) -> Iterator[Callable[[WalkProgress], None]]:
+    """Draw one bar for the store paths of a walk."""
+    shown = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+        transient=True,
+    )
+    next_time = 0.0
+
+    def callback(progress: WalkProgress) -> None:
+        nonlocal next_time
+        # it is called for each of many thousand paths
+        if time.monotonic() >= next_time:
+            next_time = time.monotonic() + 0.1
+            shown.update(task, total=progress.found, completed=progress.done, description=describe_walk(progress))
+
+    with shown:
+        task = shown.add_task("store paths", total=None)
         yield callback
 
 

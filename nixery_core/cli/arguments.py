@@ -11,6 +11,7 @@ from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.fsck import add_fsck_command
 from nixery_core.cli.index import add_index_command
 from nixery_core.cli.nix_arguments import add_nix_arguments
+from nixery_core.cli.popcount import add_popcount_command
 from nixery_core.cli.source_argument import GRAMMAR
 from nixery_core.layering.layerer import DEFAULT_BUDGET
 
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add_index_command(subparsers)
     names.add_commands(subparsers)
     add_fsck_command(subparsers)
+    add_popcount_command(subparsers)
     return parser
 
 

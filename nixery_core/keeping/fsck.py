@@ -37,6 +37,7 @@ from nixery_core.storage.keys import (
     MANIFESTS,
     OCI_LAYOUT_KEY,
     PINS,
+    POPULARITY,
     STAGING,
     SWEEPS,
     blob_key,
@@ -253,6 +254,8 @@ class _Check:
             LEASES: (ProblemKind.OLD_MARK, self._settings.grace),
         }
         for info in infos:
+            if info.key.startswith(POPULARITY):
+                continue
             prefix = next((prefix for prefix in old if info.key.startswith(prefix)), None)
             if prefix is None or (prefix == LEASES and parse_lease_key(info.key) is None):
                 if info.key not in (INDEX_KEY, OCI_LAYOUT_KEY, CANDIDATES_KEY):

@@ -31,7 +31,17 @@ _CAPITALS = {
     }
 }
 # and our own documents, whose names are those of the code
-_SNAKE = {"RootFS", "History", "BuiltLayer", "CachedImage", "Pin", "Sweep", "Candidates"}
+_SNAKE = {
+    "RootFS",
+    "History",
+    "BuiltLayer",
+    "CachedImage",
+    "Pin",
+    "Sweep",
+    "Candidates",
+    "ServedPart",
+    "PackagesOfImage",
+}
 _SETS = {("ContainerConfig", "exposed_ports"), ("ContainerConfig", "volumes")}
 
 

@@ -9,6 +9,9 @@
     leases/<cache key>/<number>     which registry builds an image right now; rewritten while it
                                     lives and removed at the end, so one not written for an hour is dead
     refs/<name>/_tags/<tag>         which manifest a name and tag stand for
+    popularity/images/<digest>      which packages an image holds
+    popularity/served/<day>/<part>  how often images were served, as one process counted them
+    popularity/days/<day>           the parts of a day that is over, in one
     staging/<uuid>                  on the way in; nothing stays here
     gc/...                          what builds and the removal of garbage tell each other
 """
@@ -39,6 +42,13 @@ CANDIDATES_KEY = "gc/candidates"
 CLOCKS = "gc/clock/"
 """Objects that are written to ask the storage for the time."""
 
+POPULARITY = "popularity/"
+SERVED = "popularity/served/"
+"""How often images were served, as single processes counted it."""
+DAYS = "popularity/days/"
+"""How often images were served, by day."""
+
+_IMAGES = "popularity/images/"
 # no component of an image name begins with an underscore
 _TAGS = "/_tags/"
 
@@ -60,6 +70,25 @@ def layer_cache_key(layer_key: str) -> str:
 def manifest_cache_key(cache_key: str) -> str:
     """Return the key of the cache entry of an image; raises InvalidKey."""
     return MANIFESTS + check_component(cache_key)
+
+
+def image_packages_key(image: Digest) -> str:
+    """Return the key under which the packages of the image with the manifest *image* are."""
+    return f"{_IMAGES}{image.algorithm}/{image.hex}"
+
+
+def served_part_key(day: str, part: str) -> str:
+    """Return the key of what one process counted on a day, or a part of it; raises InvalidKey.
+
+    >>> served_part_key("2026-11-24", "d5a2-000000")
+    'popularity/served/2026-11-24/d5a2-000000'
+    """
+    return f"{SERVED}{check_component(day)}/{check_component(part)}"
+
+
+def served_day_key(day: str) -> str:
+    """Return the key of what all processes counted on a day; raises InvalidKey."""
+    return DAYS + check_component(day)
 
 
 def ref_key(name: str, tag: str) -> str:

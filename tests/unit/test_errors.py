@@ -39,6 +39,7 @@ def sample(cls: type[NixeryError]) -> NixeryError:
         "derivation": "/nix/store/00000000000000000000000000000000-x.drv",
         "seconds": 1.5,
         "missing": {"/nix/store/00000000000000000000000000000000-x": "/nix/store/00000000000000000000000000000001-y"},
+        "reasons": {"/nix/store/00000000000000000000000000000000-x": "the narinfo has no NarSize"},
         "problems": (PackageProblem("htpo", ProblemKind.NOT_FOUND, candidates=("htop",)),),
     }
     extra = {field.name: values[field.name] for field in attrs.fields(cls) if field.name not in ("message", "hint")}

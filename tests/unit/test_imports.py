@@ -26,7 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("storage", "stores", "compression", "index"),
     ("archive",),
     ("layer_writer",),
-    ("nix", "customisation", "export"),
+    ("nix", "customisation", "export", "popcount", "served"),
     ("image", "manifest_cache", "assemble", "_shared_layers"),
     ("_run",),
     ("_batch",),
