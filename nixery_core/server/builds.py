@@ -207,8 +207,8 @@ class Builds:
     def _start(self, key: str, spec: ImageSpec, pin: Pin, *, publish: bool) -> Build:
         if self._closed:
             raise QueueFull("the registry is about to stop", hint="ask again in a moment")
-        if len(self._threads) >= self._concurrent and len(self._queue) >= self._queued:
-            raise QueueFull(f"{len(self._queue)} builds wait already", hint="ask again in a moment")
+        if len(self._active) >= self._concurrent + self._queued:
+            raise QueueFull(f"{len(self._active)} builds run or wait already", hint="ask again in a moment")
         build = Build(next(self._numbers), spec, pin, publish)
         self._active[key] = build
         self._queue.append((key, build))

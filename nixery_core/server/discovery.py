@@ -13,14 +13,12 @@ from nixery_core.model.oci import INDEX, Descriptor, ImageIndex, Manifest
 from nixery_core.server.documents import ServedManifest, served_manifest
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.blobs import read_blob
-from nixery_core.storage.keys import parse_ref_key, tags_prefix
-from nixery_core.storage.layout import read_ref
+from nixery_core.storage.layout import list_tags, read_ref
 
 
 def tags_of(backend: Backend, name: str) -> list[str]:
     """Return the tags of a name, in the order of their bytes; raises StorageError."""
-    parsed = (parse_ref_key(info.key) for info in backend.list(tags_prefix(name)))
-    return sorted(found[1] for found in parsed if found is not None and found[0] == name)
+    return sorted(list_tags(backend, name))
 
 
 def referrers_tag(digest: Digest) -> str:
@@ -34,7 +32,7 @@ def referrers_tag(digest: Digest) -> str:
 
 def referrers_of(backend: Backend, name: str, digest: Digest, artifact_type: str | None) -> bytes:
     """Return the index of what refers to a manifest, perhaps of one type only; raises StorageError."""
-    listed = read_ref(backend, name, referrers_tag(digest))
+    listed = _ref(backend, name, referrers_tag(digest))
     manifests: list[Descriptor] = []
     if listed is not None:
         try:
@@ -68,7 +66,7 @@ def digests_of(backend: Backend, name: str) -> frozenset[str]:
     """Return every digest that belongs to an image of a name: manifests, configurations, layers."""
     digests: set[str] = set()
     for tag in tags_of(backend, name):
-        descriptor = read_ref(backend, name, tag)
+        descriptor = _ref(backend, name, tag)
         if descriptor is not None:
             _collect(backend, descriptor.digest, digests)
     return frozenset(digests)
@@ -89,4 +87,12 @@ def _manifest(backend: Backend, digest: Digest) -> ServedManifest | None:
     try:
         return served_manifest(read_blob(backend, digest))
     except (ObjectNotFound, InvalidDocument, DigestMismatch):
+        return None
+
+
+def _ref(backend: Backend, name: str, tag: str) -> Descriptor | None:
+    try:
+        return read_ref(backend, name, tag)
+    except InvalidDocument:
+        # damaged: the next build of the name mends it
         return None

@@ -130,16 +130,28 @@ class Lease:
         """Return what the object holds; it differs from holder to holder and from beat to beat."""
         return canonical_json({"holder": self._holder, "beats": self._beats})
 
+    def held(self) -> bool:
+        """Return whether nobody has taken over; raises StorageError."""
+        # generations are counted anew when a lease was free, so the number alone proves nothing
+        try:
+            return highest(self._backend, self._key) == self._generation and self._holder.encode() in self._backend.get(
+                lease_key(self._key, self._generation)
+            )
+        except ObjectNotFound:
+            return False
+
     def beat(self) -> bool:
         """Tell that the holder lives; return False where another has taken over; raises StorageError."""
-        if highest(self._backend, self._key) > self._generation:
+        if not self.held():
             return False
         self._beats += 1
         self._backend.replace(lease_key(self._key, self._generation), self.content())
         return True
 
     def release(self) -> None:
-        """Give the lease back, with all that died before; raises StorageError."""
+        """Give the lease back, with all that died before; one that was taken over is not ours; raises StorageError."""
+        if not self.held():
+            return
         # the own one last: as long as it is there, nobody looks at the older ones
         for generation in sorted(generations(self._backend, self._key)):
             if generation <= self._generation:

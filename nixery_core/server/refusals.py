@@ -94,6 +94,11 @@ def blob_unknown(digest: object) -> Refusal:
     return Refusal(404, "BLOB_UNKNOWN", f"there is no blob {digest}", {"digest": str(digest)})
 
 
+def upload_unknown() -> Refusal:
+    """There is no push, so no upload was ever begun."""
+    return Refusal(404, "BLOB_UPLOAD_UNKNOWN", "there are no uploads: this registry builds images from their names")
+
+
 def name_unknown(name: str) -> Refusal:
     """Nothing was ever built under a name."""
     return Refusal(404, "NAME_UNKNOWN", f"nothing was built as {name} yet", {"name": name})

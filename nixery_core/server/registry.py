@@ -15,7 +15,7 @@ from nixery_core.server.access import Authorise, check_access
 from nixery_core.server.clients import ClientGone
 from nixery_core.server.listing import Listing
 from nixery_core.server.pull import Pull
-from nixery_core.server.refusals import Refusal, internal_error, method_not_allowed, refusal_of
+from nixery_core.server.refusals import Refusal, internal_error, method_not_allowed, refusal_of, upload_unknown
 from nixery_core.server.replies import JSON, Message, Receive, Scope, Send, raw_headers, refuse, reply
 from nixery_core.server.targets import Endpoint, parse_target
 
@@ -73,7 +73,7 @@ class Registry:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         target = _target(_route_path(scope))
         if scope["method"] not in ("GET", "HEAD"):
-            raise method_not_allowed(scope["method"], _ALLOWED)
+            raise method_not_allowed(scope["method"], "" if target.endpoint is Endpoint.UPLOAD else _ALLOWED)
         allowed = await check_access(self._authorise, scope, target)
         match target.endpoint:
             case Endpoint.MANIFEST:
@@ -87,7 +87,7 @@ class Registry:
             case Endpoint.BASE:
                 await reply(send, 200, _BASE, b"{}", head=scope["method"] == "HEAD")
             case Endpoint.UPLOAD:
-                raise method_not_allowed(scope["method"], "")
+                raise upload_unknown()
 
     def _told(self, scope: Scope, error: NixeryError) -> Refusal:
         refusal = refusal_of(error)

@@ -57,22 +57,23 @@ def parse_target(path: str) -> Target:
     if upload or words.endswith("/blobs/uploads"):
         return Target(Endpoint.UPLOAD, _name(upload_name.removesuffix("/blobs/uploads")))
     # names hold slashes, so the last two words decide
-    *names, kind, reference = words.rsplit("/", 2)
-    if not names:
+    parts = words.rsplit("/", 2)
+    if len(parts) < 3:
         raise no_such_route(path)
+    text, kind, reference = parts
     match kind:
         case "manifests":
-            name = _name(names[0])
+            name = _name(text)
             # no tag has a colon, every digest has one
             if ":" in reference:
                 return Target(Endpoint.MANIFEST, name, digest=_digest(reference))
             return Target(Endpoint.MANIFEST, name, tag=_tag(reference))
         case "blobs":
-            return Target(Endpoint.BLOB, _name(names[0]), digest=_digest(reference))
+            return Target(Endpoint.BLOB, _name(text), digest=_digest(reference))
         case "referrers":
-            return Target(Endpoint.REFERRERS, _name(names[0]), digest=_digest(reference))
+            return Target(Endpoint.REFERRERS, _name(text), digest=_digest(reference))
         case "tags" if reference == "list":
-            return Target(Endpoint.TAGS, _name(names[0]))
+            return Target(Endpoint.TAGS, _name(text))
     raise no_such_route(path)
 
 

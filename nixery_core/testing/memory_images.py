@@ -27,7 +27,7 @@ def memory_packages(*names: str) -> dict[str, MemoryPackage]:
     letters = "0123456789abcdfghijklmnpqrsvwxyz"
     return {
         name: MemoryPackage(
-            path=StorePath(letters[number // 32 % 32] + letters[number % 32] * 31, f"{name}-1"),
+            path=StorePath(letters[number // 32 % 32] + letters[number % 32] * 31, f"{name[:100]}-1"),
             tree={"bin": {name: name.encode() * 100}},
         )
         for number, name in enumerate(names)
