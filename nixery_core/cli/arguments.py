@@ -12,6 +12,7 @@ from nixery_core.cli.fsck import add_fsck_command
 from nixery_core.cli.index import add_index_command
 from nixery_core.cli.nix_arguments import add_nix_arguments
 from nixery_core.cli.popcount import add_popcount_command
+from nixery_core.cli.serve import add_serve_command
 from nixery_core.cli.source_argument import GRAMMAR
 from nixery_core.layering.layerer import DEFAULT_BUDGET
 
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     _inspect(subparsers)
     _demo(subparsers)
     add_index_command(subparsers)
+    add_serve_command(subparsers)
     names.add_commands(subparsers)
     add_fsck_command(subparsers)
     add_popcount_command(subparsers)

@@ -75,7 +75,11 @@ class Build:
 
 
 BuildObserver = Callable[[Build, BuildEvent | None], None]
-"""Told of each event of a build, and with None whenever its state has changed; called from its thread."""
+"""Told of each event of a build, and with None whenever its state has changed.
+
+Called from the thread of the build, and once, when the build is asked for, from the one that asks;
+the build may have begun by then.  It has to be quick.
+"""
 
 
 def ignore_builds(build: Build, event: BuildEvent | None) -> None:
@@ -142,12 +146,13 @@ class Builds:
         """
         key = build_key(spec, pin, publish=publish)
         with self._lock:
-            build = self._active.get(key) or self._remembered(key)
-            if build is None:
-                build = self._start(key, spec, pin, publish=publish)
+            known = self._active.get(key) or self._remembered(key)
+            build = known or self._start(key, spec, pin, publish=publish)
             build.waiting += 1
             build.joined += 1
-            return build
+        if known is None:
+            self._tell(build)
+        return build
 
     def leave(self, build: Build) -> bool:
         """Wait no longer; return whether a build that is not over is now waited for by nobody."""
@@ -256,6 +261,9 @@ class Builds:
             callbacks, build._callbacks = build._callbacks, []
         for callback in callbacks:
             callback()
+        self._tell(build)
+
+    def _tell(self, build: Build) -> None:
         try:
             self._observer(build, None)
         except Exception:  # noqa: BLE001 (logged; the thread has other builds to do)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import uuid
 
 from nixery_core.errors import NixeryError
 from nixery_core.server.access import Authorise, check_access
@@ -17,6 +16,7 @@ from nixery_core.server.listing import Listing
 from nixery_core.server.pull import Pull
 from nixery_core.server.refusals import Refusal, internal_error, method_not_allowed, refusal_of, upload_unknown
 from nixery_core.server.replies import JSON, Message, Receive, Scope, Send, raw_headers, refuse, reply
+from nixery_core.server.request_id import request_id
 from nixery_core.server.targets import Endpoint, parse_target
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Registry:
         except NixeryError as error:
             failure = self._told(scope, error)
         except Exception:  # noqa: BLE001 (the last place to catch one; it is logged, and not shown)
-            request = uuid.uuid4().hex
+            request = request_id(scope)
             _log.exception("request %s: %s %s failed", request, scope["method"], scope["path"])
             failure = internal_error(request)
         else:

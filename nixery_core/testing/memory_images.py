@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from nixery_core.builder import ImageBuilder
+from nixery_core.events import EventCallback, ignore_events
 from nixery_core.model.storepath import StorePath
 from nixery_core.sources import Pin
 from nixery_core.storage.backend import Backend
@@ -34,7 +35,9 @@ def memory_packages(*names: str) -> dict[str, MemoryPackage]:
     }
 
 
-def memory_builder(backend: Backend, *names: str, source: MemorySource | None = None) -> ImageBuilder:
+def memory_builder(
+    backend: Backend, *names: str, source: MemorySource | None = None, on_event: EventCallback = ignore_events
+) -> ImageBuilder:
     """Return a builder of images of these packages, which needs no Nix.
 
     >>> from nixery_core.model.image import ImageSpec
@@ -43,4 +46,6 @@ def memory_builder(backend: Backend, *names: str, source: MemorySource | None = 
     >>> len(image.layers)
     2
     """
-    return ImageBuilder(source or MemorySource(), backend, realiser=MemoryRealiser(memory_packages(*names)))
+    return ImageBuilder(
+        source or MemorySource(), backend, realiser=MemoryRealiser(memory_packages(*names)), on_event=on_event
+    )

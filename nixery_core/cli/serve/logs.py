@@ -1,0 +1,72 @@
+"""The log of ``nixery-core serve``, on standard error: one JSON document a line, or lines for a person."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from nixery_core._redact import redact
+from nixery_core.server.request_id import current_request_id
+
+# what every record has is no news
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    r"""Writes a record as one line of JSON: what was given as *extra* stands beside the message.
+
+    >>> record = logging.makeLogRecord({"msg": "a\nb", "created": 0.0, "name": "n", "status": 200})
+    >>> JsonFormatter().format(record)
+    '{"time":"1970-01-01T00:00:00.000Z","level":"notset","logger":"n","message":"a\\nb","status":200}'
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, secrets masked."""
+        values: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        identity = current_request_id()
+        if identity:
+            values["request_id"] = identity
+        values |= {
+            name: redact(value) if isinstance(value, str) else value
+            for name, value in vars(record).items()
+            if name not in _USUAL
+        }
+        if record.exc_info:
+            values["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Writes a record for a person, the identity of the request at the end."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text, secrets masked; a record of several lines is indented."""
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        identity = current_request_id()
+        end = f" [{identity}]" if identity else ""
+        return f"{_time(record)} {record.levelname:7} " + redact(text).replace("\n", "\n  ") + end
+
+
+def configure_logging(style: str, level: str, stream: TextIO | None = None) -> None:
+    """Send the log of this process to *stream* (standard error): ``json``, ``text`` or ``auto``."""
+    stream = sys.stderr if stream is None else stream
+    plain = style == "text" or (style == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter() if plain else JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # it says what our own lines say, without the identity
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,122 @@
+"""From settings to a registry: its builder, its application, and all that stands around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import attrs
+
+from nixery_core.builder import ImageBuilder
+from nixery_core.cli.serve.settings import ServeSettings
+from nixery_core.cli.source_argument import parse_import_args, parse_source
+from nixery_core.events import ignore_events
+from nixery_core.layering.popularity import Popularity
+from nixery_core.layering.popularity_file import load_popularity
+from nixery_core.model.platform import Platform
+from nixery_core.nix import Nix
+from nixery_core.nix.demo import demo_nix
+from nixery_core.server import registry_app
+from nixery_core.server.builds import Builds
+from nixery_core.server.endpoints import operation_routes
+from nixery_core.server.health import Health
+from nixery_core.server.lifecycle import Deadline, Lifecycle
+from nixery_core.server.metrics import Metrics
+from nixery_core.server.observed import Observed
+from nixery_core.server.observers import all_of, log_builds
+from nixery_core.server.warm_up import WarmUp, warm_up_list
+from nixery_core.storage.plugins import open_backend
+
+Application = Callable[[Any, Any, Any], Any]
+
+
+def _nothing() -> None:
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Service:
+    """A registry that is ready to be served."""
+
+    application: Application
+    """For any ASGI server that runs the lifespan."""
+    builder: ImageBuilder
+    builds: Builds
+    deadline: Deadline
+    """How long builds go on once the server stops; it begins with the lifespan's end, or before."""
+
+
+def build_service(
+    settings: ServeSettings, *, metrics_folder: str | None = None, on_start: Callable[[], None] = _nothing
+) -> Service:
+    """Return the registry of *settings*; nothing is read or built yet but the popularity.
+
+    Args:
+        settings: What is served, and how.
+        metrics_folder: Where the processes of one server share their metrics; None for one process.
+        on_start: Called when the server starts the application.
+
+    Raises:
+        NixeryError: For settings that cannot be met.
+    """
+    metrics = Metrics(version=metadata.version("nixery-core"), folder=metrics_folder) if settings.metrics else None
+    builder = image_builder(settings, metrics)
+    images = warm_up_list(settings.warm_up)
+    deadline = Deadline(settings.stop_timeout)
+    observers = [log_builds, *([metrics.on_build] if metrics else [])]
+    registry = registry_app(
+        builder,
+        platforms=[Platform.parse(text) for text in settings.platforms],
+        max_concurrent_builds=settings.max_builds,
+        max_queued_builds=settings.max_queued,
+        patience=settings.patience,
+        abandon_after=settings.abandon_after,
+        lease_ttl=settings.lease_ttl,
+        redirect_expires=settings.redirect_expires,
+        on_build=all_of(*observers),
+        routes=operation_routes(Health(builder), metrics),
+    )
+    builds: Builds = registry.state.builds
+    if metrics is not None:
+        metrics.watch(builds)
+    lifecycle = Lifecycle(
+        registry,
+        builds,
+        deadline,
+        background=WarmUp(registry, images).run if images else None,
+        on_start=on_start,
+    )
+    return Service(application=Observed(lifecycle, metrics=metrics), builder=builder, builds=builds, deadline=deadline)
+
+
+def image_builder(settings: ServeSettings, metrics: Metrics | None = None) -> ImageBuilder:
+    """Return the builder of *settings*; raises NixeryError."""
+    arguments = parse_import_args(settings.import_args or None, allow_unfree=settings.allow_unfree)
+    return ImageBuilder(
+        parse_source(settings.source, arguments),
+        open_backend(settings.store),
+        realiser=_nix(settings),
+        codec=settings.codec,
+        budget=settings.budget,
+        popularity=load_popularity(settings.popularity) if settings.popularity else Popularity(),
+        on_event=ignore_events if metrics is None else metrics.on_event,
+    )
+
+
+def _nix(settings: ServeSettings) -> Nix:
+    if settings.source == "demo":
+        # it needs no network and no set-up, here as with `nixery-core demo`
+        nix = demo_nix(settings.nix_store or "nixery-demo/nix")
+        return attrs.evolve(nix, timeout=settings.nix_timeout, options={**nix.options, **settings.nix_options})
+    nix = Nix(options=dict(settings.nix_options), timeout=settings.nix_timeout)
+    return attrs.evolve(nix, store=settings.nix_store) if settings.nix_store else nix
+
+
+def application() -> Application:
+    """Return the registry of the environment's settings, for ASGI servers that call a factory.
+
+    The logging is the server's, and so is the end: it has to run the lifespan.
+    """
+    return build_service(ServeSettings.from_environment(os.environ)).application
