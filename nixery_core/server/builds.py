@@ -66,6 +66,8 @@ class Build:
     image: Image | None = None
     error: BaseException | None = None
     cancellation: Cancellation = attrs.field(factory=Cancellation, repr=False)
+    _announced: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
+    """Set when the observer knows of the build."""
     _callbacks: list[Callable[[], None]] = attrs.field(factory=list, init=False, repr=False)
 
     @property
@@ -77,8 +79,8 @@ class Build:
 BuildObserver = Callable[[Build, BuildEvent | None], None]
 """Told of each event of a build, and with None whenever its state has changed.
 
-Called from the thread of the build, and once, when the build is asked for, from the one that asks;
-the build may have begun by then.  It has to be quick.
+Called from the thread of the build, and first of all, when the build is asked for, from the one that
+asks.  It has to be quick.
 """
 
 
@@ -151,7 +153,10 @@ class Builds:
             build.waiting += 1
             build.joined += 1
         if known is None:
-            self._tell(build)
+            try:
+                self._tell(build)
+            finally:
+                build._announced.set()
         return build
 
     def leave(self, build: Build) -> bool:
@@ -231,6 +236,9 @@ class Builds:
                     self._threads.discard(threading.current_thread())
                     return
                 key, build = self._queue.popleft()
+            # an observer learns of a build before it learns that it runs
+            build._announced.wait()
+            with self._lock:
                 build.state, build.started = BuildState.RUNNING, time.time()
             image: Image | None = None
             failure: BaseException | None = None
