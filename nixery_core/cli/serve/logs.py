@@ -18,9 +18,9 @@ _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "co
 class JsonFormatter(logging.Formatter):
     r"""Writes a record as one line of JSON: what was given as *extra* stands beside the message.
 
-    >>> record = logging.makeLogRecord({"msg": "a\nb", "created": 0.0, "name": "n", "status": 200})
+    >>> record = logging.makeLogRecord({"msg": "a\nb", "created": 0, "name": "n", "levelname": "INFO", "status": 200})
     >>> JsonFormatter().format(record)
-    '{"time":"1970-01-01T00:00:00.000Z","level":"notset","logger":"n","message":"a\\nb","status":200}'
+    '{"time":"1970-01-01T00:00:00.000Z","level":"info","logger":"n","message":"a\\nb","status":200}'
     """
 
     def format(self, record: logging.LogRecord) -> str:
