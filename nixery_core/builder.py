@@ -69,8 +69,8 @@ class ImageBuilder:
             It gets module-level functions with picklable arguments, so a process pool or a cluster will do.
         workers: Threads of one build; by default as many as there are processors.
         on_event: Follows every build; called from several threads, one call at a time.
-        on_image: Called with the digest of the manifest and the closure of each image that is built, before
-            any name stands for it.  An image from the cache was built before, so it is not told again.
+        on_image: Called with the image ID (the digest of the configuration) and the closure of each image
+            that is built, before any name stands for it.  An image from the cache is not told again.
 
     Raises:
         InvalidConfig: For an unknown codec.
@@ -321,7 +321,7 @@ class ImageBuilder:
         descriptor = put_blob(self._backend, manifest.to_bytes(), media_type=manifest.MEDIA_TYPE)
         run.cancellation.check()
         if self._on_image is not None:
-            self._on_image(descriptor.digest, realisation.closure)
+            self._on_image(manifest.config.digest, realisation.closure)
         if key is not None:
             entry = CachedImage(manifest=descriptor, layers=tuple(layers))
             kept = self._manifest_cache.store(key, entry, run.pool)

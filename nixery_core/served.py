@@ -47,7 +47,7 @@ class ServedImage(Document):
     """How often one image was served."""
 
     image: Digest
-    """Of its manifest."""
+    """Its ID."""
     count: int = attrs.field(validator=attrs.validators.ge(1))
 
 
@@ -92,6 +92,9 @@ class ServedCounter:
     Counting itself is in memory and never waits; :meth:`flush` writes.  What a process counted since
     its last flush is lost if it is killed.
 
+    An image goes by its ID, the digest of its configuration, which is the same in every form of its
+    manifest: ``image.manifest.config.digest``.
+
     Args:
         backend: The storage of the images.
         today: The day that counts belong to; by default that of UTC.
@@ -100,7 +103,7 @@ class ServedCounter:
     >>> from nixery_core.model.storepath import StorePath
     >>> from nixery_core.model.closure import Closure, PathInfo
     >>> bash = StorePath.parse("zrzmnkqhydmgsi8bwmmgx07w74jc6xvw-bash-5.2.15")
-    >>> counter, image = ServedCounter(open_backend("memory://served")), Digest.of(b"a manifest")
+    >>> counter, image = ServedCounter(open_backend("memory://served")), Digest.of(b"a configuration")
     >>> counter.describe(image, Closure([PathInfo(bash, 96, [])], [bash]))
     >>> counter.record(image)
     >>> counter.flush()
@@ -126,7 +129,7 @@ class ServedCounter:
         return self._failure
 
     def describe(self, image: Digest, closure: Closure) -> None:
-        """Write down which packages the image with the manifest *image* holds; raises StorageError.
+        """Write down which packages the image with the ID *image* holds; raises StorageError.
 
         It is made to be ``ImageBuilder(on_image=counter.describe)``.
         """
@@ -135,7 +138,10 @@ class ServedCounter:
         self._backend.create(image_packages_key(image), document.to_bytes(), content_type="application/json")
 
     def record(self, image: Digest, count: int = 1) -> None:
-        """Count that the image with the manifest *image* was served; in memory, so it neither waits nor fails."""
+        """Count that the image with the ID *image* was served; in memory, so it neither waits nor fails.
+
+        It is made to be ``registry_app(on_served=counter.record)``.
+        """
         if count < 1:
             raise InvalidConfig(f"an image is served once or more, not {count} times")
         with self._counting:

@@ -48,7 +48,11 @@ def add_popcount_command(subparsers: argparse._SubParsersAction[argparse.Argumen
     )
     walk = parser.add_argument_group("counting what a binary cache has")
     walk.add_argument(
-        "--cache", metavar="URL", default=CACHE, help=f"the cache: a web address, folder or URL (default: {CACHE})"
+        "--cache",
+        metavar="URL",
+        action="append",
+        default=[],
+        help=f"a web address, folder or URL; the next one is asked for what it does not have (default: {CACHE})",
     )
     walk.add_argument("--connections", type=int, default=32, metavar="N", help="most requests at once (default: 32)")
     walk.add_argument("--allow-missing", action="store_true", help="leave out what the cache does not have")
@@ -84,7 +88,7 @@ def popcount(arguments: argparse.Namespace) -> int:
     missing = facts.get("missing_paths", [])
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        print(f"left out, for the cache does not have them: {', '.join(missing[:_SHOWN])}{more}", file=sys.stderr)
+        print(f"left out, for no cache has them: {', '.join(missing[:_SHOWN])}{more}", file=sys.stderr)
     if arguments.json:
         report = {"file": arguments.output, "digest": popularity.digest, "names": len(popularity.counts), **facts}
         json.dump(report, sys.stdout, indent=2)
@@ -100,16 +104,15 @@ def _walked(arguments: argparse.Namespace) -> tuple[Popularity, Mapping[str, Any
     if not roots:
         raise InvalidConfig("there are no store paths in the lists", hint="name a list that has some")
     # what is counted is names: nothing of the cache is ever run
-    cache = BinaryCache(arguments.cache, allow_unsigned=True, connections=arguments.connections)
+    caches = [BinaryCache(url, allow_unsigned=True, connections=arguments.connections) for url in _caches(arguments)]
     with _state(arguments) as state:
         with walk_progress(arguments.progress) as on_progress:
             walk = walk_closures(
                 roots,
-                cache,
+                caches,
                 known=state.facts() if state else None,
                 keep=state.keep if state else None,
                 allow_missing=arguments.allow_missing,
-                connections=arguments.connections,
                 on_progress=on_progress,
             )
         counts = count_closures(walk.facts, roots)
@@ -133,12 +136,16 @@ def _served(arguments: argparse.Namespace) -> tuple[Popularity, Mapping[str, Any
 def _state(arguments: argparse.Namespace) -> Iterator[WalkState | None]:
     file = arguments.state or (None if arguments.output == "-" else _default_state(arguments.output))
     try:
-        with nullcontext() if file is None else WalkState(file, arguments.cache) as state:
+        with nullcontext() if file is None else WalkState(file, _caches(arguments)) as state:
             yield state
     except KeyboardInterrupt:
         if file is not None:
             print(f"nixery-core: what was found is in {file}: run it again to go on", file=sys.stderr)
         raise
+
+
+def _caches(arguments: argparse.Namespace) -> list[str]:
+    return arguments.cache or [CACHE]
 
 
 def _default_state(output: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,21 +31,21 @@ class WalkState:
 
     Args:
         file: The database; it is made if there is none.
-        cache: The binary cache that is walked; what another one told is not mixed in.
+        caches: The binary caches that are walked, in order; what others told is not mixed in.
 
     Raises:
-        InvalidConfig: The file is something else, or of another cache.
+        InvalidConfig: The file is something else, or of other caches.
         StorageError: It cannot be read or written, or another program uses it.
     """
 
-    def __init__(self, file: str | os.PathLike[str], cache: str) -> None:
+    def __init__(self, file: str | os.PathLike[str], caches: Sequence[str]) -> None:
         self._file = Path(file)
         with self._mapped():
             # nobody can wait here for the hours that another walk may take
             self._database = sqlite3.connect(self._file, timeout=0, isolation_level=None)
         try:
             with self._mapped():
-                self._prepare(redact(cache).rstrip("/"))
+                self._prepare(" ".join(redact(url).rstrip("/") for url in caches))
         except BaseException:
             self._database.close()
             raise
@@ -84,7 +84,7 @@ class WalkState:
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", (fact.path.base, deriver, references)
             )
 
-    def _prepare(self, cache: str) -> None:
+    def _prepare(self, caches: str) -> None:
         ask = self._database.execute
         # held until the end: two walks would only do the same work twice
         ask("PRAGMA locking_mode = EXCLUSIVE")
@@ -92,16 +92,16 @@ class WalkState:
         if not ask("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             ask(f"PRAGMA application_id = {_APPLICATION}")
             ask(f"PRAGMA user_version = {FORMAT_VERSION}")
-            ask("CREATE TABLE cache (url TEXT NOT NULL)")
-            ask("INSERT INTO cache VALUES (?)", (cache,))
+            ask("CREATE TABLE caches (urls TEXT NOT NULL)")
+            ask("INSERT INTO caches VALUES (?)", (caches,))
             ask("CREATE TABLE facts (path TEXT PRIMARY KEY, deriver TEXT, refs TEXT NOT NULL) WITHOUT ROWID")
         elif ask("PRAGMA application_id").fetchone()[0] != _APPLICATION:
             raise InvalidConfig(f"{self._file} is the database of another program", hint=_HINT)
         elif ask("PRAGMA user_version").fetchone()[0] != FORMAT_VERSION:
             raise InvalidConfig(f"{self._file} was made by another version of nixery-core", hint=_HINT)
-        ((kept,),) = ask("SELECT url FROM cache").fetchall()
-        if kept != cache:
-            raise InvalidConfig(f"{self._file} holds what {kept} told, not {cache}", hint=_HINT)
+        ((kept,),) = ask("SELECT urls FROM caches").fetchall()
+        if kept != caches:
+            raise InvalidConfig(f"{self._file} holds what {kept} told, not {caches}", hint=_HINT)
         ask("COMMIT")
         # a fact is one write at the end of a log, which the system brings to the disk when it likes
         ask("PRAGMA journal_mode = WAL")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import attrs
@@ -12,21 +11,19 @@ from nixery_core.cancellation import Cancellation
 from nixery_core.errors import BinaryCacheError, InvalidConfig, NarInfosFailed, PathsNotFound
 from nixery_core.model.storepath import StorePath
 from nixery_core.popcount.counting import PathFacts
+from nixery_core.stores._iterators import closing
 from nixery_core.stores.narinfo import NarInfo
 
 MOST_FAILURES = 100
 """Narinfos that cannot be read, after which the walk ends: the cache is out of order then."""
+_PART = 1024
 
 
 class NarInfoSource(Protocol):
-    """What a walk asks: a :class:`~nixery_core.stores.binary_cache.BinaryCache`, or anything with these two methods."""
+    """What a walk asks: a :class:`~nixery_core.stores.binary_cache.BinaryCache`, or anything with this method."""
 
-    def narinfo(self, path: StorePath) -> NarInfo | None:
-        """Return what is known of *path*, or None where nothing is; raises BinaryCacheError."""
-        ...
-
-    def narinfos(self, paths: Iterable[StorePath]) -> Iterator[tuple[StorePath, NarInfo | None]]:
-        """Give each of *paths* with what is known of it, in any order; the first BinaryCacheError ends it."""
+    def answers(self, paths: Iterable[StorePath]) -> Iterator[tuple[StorePath, NarInfo | BinaryCacheError | None]]:
+        """Give each of *paths* in any order, with its narinfo, None where there is none, or why it cannot be told."""
         ...
 
 
@@ -56,12 +53,11 @@ class Walk:
 
 def walk_closures(
     roots: Iterable[StorePath],
-    source: NarInfoSource,
+    sources: Sequence[NarInfoSource],
     *,
     known: Mapping[StorePath, PathFacts] | None = None,
     keep: Callable[[PathFacts], None] | None = None,
     allow_missing: bool = False,
-    connections: int = 32,
     on_progress: Callable[[WalkProgress], None] | None = None,
     cancellation: Cancellation | None = None,
 ) -> Walk:
@@ -69,22 +65,21 @@ def walk_closures(
 
     Args:
         roots: Where the closures begin.
-        source: What is asked.
+        sources: What is asked: the first, and the next for what that one does not have or cannot tell.
         known: What an earlier walk found; it is not asked for again.
         keep: Gets what is found of each store path at once, so that a later walk knows it.
         allow_missing: Whether paths that the cache does not have are left out; else they are an error.
-        connections: Most questions at once where *source* does not decide that.
         on_progress: Called for each store path, in this thread.
         cancellation: Looked at for each store path.
 
     Raises:
-        PathsNotFound: The cache lacks some store paths: all of them, after everything else was looked up.
-        NarInfosFailed: The cache cannot tell of some store paths: all of them, or the first hundred.
-        BinaryCacheError: The cache cannot be read at all.
+        PathsNotFound: No source has some store paths: all of them, after everything else was looked up.
+        NarInfosFailed: No source can tell of some store paths: all of them, or the first hundred.
+        BinaryCacheError: The sources cannot be read at all.
         Cancelled: Through *cancellation*.
     """
-    if connections < 1:
-        raise InvalidConfig(f"a walk needs at least one connection, not {connections}")
+    if not sources:
+        raise InvalidConfig("there is nobody to ask", hint="name a binary cache")
     token = Cancellation() if cancellation is None else cancellation
     known = {} if known is None else known
     facts: dict[StorePath, PathFacts] = {}
@@ -95,7 +90,7 @@ def walk_closures(
     wave = list(seen)
     while wave:
         following: list[StorePath] = []
-        for path, answer in _answers(wave, known, source, connections):
+        for path, answer in _answers(wave, known, sources):
             token.check()
             if answer is None:
                 missing.append(path)
@@ -120,7 +115,7 @@ def walk_closures(
     missing.sort(key=str)
     if missing and not allow_missing:
         raise PathsNotFound(
-            f"the binary cache does not have {len(missing)} of {len(seen)} store paths",
+            f"no binary cache has {len(missing)} of {len(seen)} store paths",
             hint="name a cache that has them, or leave them out with --allow-missing",
             missing={str(path): str(seen[path] or "") for path in missing},
         )
@@ -128,46 +123,46 @@ def walk_closures(
 
 
 def _answers(
-    paths: Sequence[StorePath], known: Mapping[StorePath, PathFacts], source: NarInfoSource, connections: int
+    paths: Sequence[StorePath], known: Mapping[StorePath, PathFacts], sources: Sequence[NarInfoSource]
 ) -> Iterator[tuple[StorePath, PathFacts | BinaryCacheError | None]]:
-    """Give each of *paths* with what is known of it, None where the cache has none, or why it cannot tell."""
-    unknown: dict[StorePath, None] = {}
+    """Give each of *paths* with what is known of it, None where nobody has it, or why nobody can tell."""
+    unknown: list[StorePath] = []
     for path in paths:
         if path in known:
             yield path, known[path]
         else:
-            unknown[path] = None
-    if not unknown:
+            unknown.append(path)
+    if len(sources) == 1:
+        yield from _ask(sources[0], unknown)
         return
-    try:
-        for path, info in source.narinfos(list(unknown)):
-            del unknown[path]
-            yield path, _facts(info)
-    except BinaryCacheError:
-        # that was the end of all answers, and does not say whose it was: asked alone, each has its own
-        yield from _one_by_one(list(unknown), source, connections)
+    # a part after the other: if all fail, that is seen before every path was asked of all
+    for start in range(0, len(unknown), _PART):
+        waiting, failed = unknown[start : start + _PART], dict[StorePath, BinaryCacheError]()
+        for source in sources:
+            rest: list[StorePath] = []
+            for path, answer in _ask(source, waiting):
+                if isinstance(answer, PathFacts):
+                    yield path, answer
+                    continue
+                if answer is not None:
+                    failed.setdefault(path, answer)
+                rest.append(path)
+            waiting = rest
+        yield from ((path, failed.get(path)) for path in waiting)
 
 
-def _one_by_one(
-    paths: Sequence[StorePath], source: NarInfoSource, connections: int
+def _ask(
+    source: NarInfoSource, paths: Sequence[StorePath]
 ) -> Iterator[tuple[StorePath, PathFacts | BinaryCacheError | None]]:
-    def ask(path: StorePath) -> PathFacts | BinaryCacheError | None:
-        try:
-            return _facts(source.narinfo(path))
-        except BinaryCacheError as error:
-            return error
-
-    pool = ThreadPoolExecutor(connections, "nixery-core-popcount")
-    try:
-        for start in range(0, len(paths), MOST_FAILURES):
-            some = paths[start : start + MOST_FAILURES]
-            yield from zip(some, pool.map(ask, some), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    if paths:
+        # its threads end with the walk, whatever ends that
+        with closing(source.answers(paths)) as answers:
+            for path, answer in answers:
+                yield path, _facts(answer) if isinstance(answer, NarInfo) else answer
 
 
-def _facts(info: NarInfo | None) -> PathFacts | None:
-    return None if info is None else PathFacts(info.store_path, info.references, info.deriver)
+def _facts(info: NarInfo) -> PathFacts:
+    return PathFacts(info.store_path, info.references, info.deriver)
 
 
 def _failure(failed: Mapping[StorePath, BinaryCacheError], *, told: int) -> BinaryCacheError:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route
 
 from nixery_core.builder import ImageBuilder
 from nixery_core.errors import InvalidConfig
+from nixery_core.model.digest import Digest
 from nixery_core.model.platform import Platform
 from nixery_core.server.access import Authorise
 from nixery_core.server.binding import Binding
@@ -43,6 +44,7 @@ def registry_app(
     max_lookups: int = 32,
     memory_bytes: int = 64 << 20,
     on_build: BuildObserver = ignore_builds,
+    on_served: Callable[[Digest], object] | None = None,
     routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Return a registry whose images are built when they are asked for, as an ASGI application.
@@ -73,6 +75,8 @@ def registry_app(
         max_lookups: Most calls at once that wait for source or storage.
         memory_bytes: Most bytes of manifests that are kept in memory.
         on_build: Follows every build; called from its thread.
+        on_served: Called with the image ID, the digest of the configuration, of every image manifest that
+            is sent; it must not wait.  ``ServedCounter(backend).record`` counts them.
         routes: Other routes of the application; they go before those of the registry.
 
     Raises:
@@ -95,7 +99,9 @@ def registry_app(
     waiting = Patience(builds, patience=patience, retry_after=retry_after, abandon_after=abandon_after)
     manifests = Manifests(builder, waiting, memory, threads, parse=parse, platforms=platforms)
     registry = Registry(
-        Pull(builder.backend, manifests, memory, threads, binding, redirect_expires=redirect_expires),
+        Pull(
+            builder.backend, manifests, memory, threads, binding, redirect_expires=redirect_expires, on_served=on_served
+        ),
         Listing(builder.backend, threads, binding),
         authorise,
     )

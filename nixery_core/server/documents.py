@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from nixery_core.errors import InvalidDocument
+from nixery_core.errors import InvalidDigest, InvalidDocument
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import CONFIG, INDEX, LAYER, LAYER_GZIP, MANIFEST, canonical_json
 from nixery_core.server.replies import RawHeaders, raw_headers
@@ -46,6 +46,8 @@ class ServedManifest:
     """Digests of the configuration and the layers."""
     children: tuple[str, ...]
     """Digests of the manifests of an index, in order."""
+    config: Digest | None
+    """Digest of the configuration: the image ID, the same in all forms of a manifest; None of an index."""
     headers: RawHeaders = attrs.field(eq=False, repr=False)
     """What a response to GET or HEAD says."""
     etag: str
@@ -66,6 +68,7 @@ def served_manifest(body: bytes) -> ServedManifest:
         body=body,
         blobs=frozenset(_digests(named)),
         children=tuple(_digests(document.get("manifests") or ())),
+        config=_config(document.get("config")),
         headers=raw_headers(
             [
                 ("content-type", media_type),
@@ -134,6 +137,15 @@ def _document(body: bytes) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise InvalidDocument("it is not a JSON object")
     return document
+
+
+def _config(descriptor: Any) -> Digest | None:
+    if not isinstance(descriptor, dict):
+        return None
+    try:
+        return Digest.parse(str(descriptor.get("digest")))
+    except InvalidDigest:
+        return None
 
 
 def _digests(descriptors: Any) -> list[str]:

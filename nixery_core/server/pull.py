@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nixery_core.errors import ObjectNotFound
 from nixery_core.model.digest import Digest
 from nixery_core.server.access import Allowed
@@ -30,6 +32,7 @@ class Pull:
         threads: For calls that wait for the storage.
         binding: Which digests belong to which names.
         redirect_expires: How long a signed URL is good, seconds; 0 for no redirects at all.
+        on_served: Called with the image ID of each manifest that is sent.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Pull:
         binding: Binding,
         *,
         redirect_expires: int,
+        on_served: Callable[[Digest], object] | None = None,
     ) -> None:
         self._backend = backend
         self._manifests = manifests
@@ -50,6 +54,7 @@ class Pull:
         self._signer = backend if redirect_expires and isinstance(backend, SupportsSignedUrls) else None
         self._files = backend if isinstance(backend, SupportsLocalFiles) else None
         self._redirect_expires = redirect_expires
+        self._on_served = on_served
 
     async def manifest(self, scope: Scope, receive: Receive, send: Send, target: Target, allowed: Allowed) -> None:
         """Answer GET and HEAD of a manifest."""
@@ -73,6 +78,8 @@ class Pull:
             await reply(send, 304, kept, head=True)
             return
         await reply(send, 200, manifest.headers, manifest.body, head=head)
+        if self._on_served is not None and manifest.config is not None and not head:
+            self._on_served(manifest.config)
 
     async def blob(self, scope: Scope, send: Send, target: Target, allowed: Allowed) -> None:
         """Answer GET and HEAD of a blob, whole or in part."""

@@ -9,7 +9,7 @@
     leases/<cache key>/<number>     which registry builds an image right now; rewritten while it
                                     lives and removed at the end, so one not written for an hour is dead
     refs/<name>/_tags/<tag>         which manifest a name and tag stand for
-    popularity/images/<digest>      which packages an image holds
+    popularity/images/<digest>      which packages the image with that configuration holds
     popularity/served/<day>/<part>  how often images were served, as one process counted them
     popularity/days/<day>           the parts of a day that is over, in one
     staging/<uuid>                  on the way in; nothing stays here
@@ -73,7 +73,7 @@ def manifest_cache_key(cache_key: str) -> str:
 
 
 def image_packages_key(image: Digest) -> str:
-    """Return the key under which the packages of the image with the manifest *image* are."""
+    """Return the key under which the packages of the image with the ID *image* are."""
     return f"{_IMAGES}{image.algorithm}/{image.hex}"
 
 

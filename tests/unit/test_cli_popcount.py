@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import pytest
 
 from nixery_core.cli import main
@@ -84,6 +85,17 @@ class TestCounting:
         assert str(LIBC) in shown.err
         assert json.loads(shown.out)["missing_paths"] == [str(LIBC)]
         assert load_popularity(str(tmp_path / "a.json")) == Popularity({"bash": 2, "git": 1, "glibc": 2})
+
+    def test_several_caches_of_any_kind(self, cache, tmp_path):
+        """What the first cache does not have comes from the next one, be that a folder or a file system of fsspec."""
+        memory = fsspec.filesystem("memory")
+        for file in cache.iterdir():
+            if file.suffix == ".narinfo" or file.name == "nix-cache-info":
+                memory.pipe_file(f"/popcount-cache/{file.name}", file.read_bytes())
+        (cache / f"{LIBC.hash}.narinfo").unlink()
+        words = (GIT, "--cache", cache, "--cache", "memory://popcount-cache", "--output", tmp_path / "a.json")
+        assert popcount(*words) == 0
+        assert load_popularity(str(tmp_path / "a.json")) == Popularity({"bash": 1, "git": 1, "glibc": 1})
 
     def test_a_state_is_kept_for_the_next_count(self, cache, tmp_path):
         """With --state only what is new is asked for; the facts of a cache stay."""

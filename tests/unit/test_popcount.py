@@ -66,19 +66,19 @@ class Cache:
         self._broken = set(broken)
         self.asked = []
 
-    def narinfo(self, path):
-        self.asked.append(path)
+    def answers(self, paths):
+        for path in paths:
+            self.asked.append(path)
+            yield path, self._answer(path)
+
+    def _answer(self, path):
         if path in self._broken:
-            raise BinaryCacheError(f"{path.hash}.narinfo is cut short")
+            return BinaryCacheError(f"{path.hash}.narinfo is cut short")
         fact = self._facts.get(path)
         if fact is None:
             return None
         nar = {"url": "nar/x", "nar_hash": Digest.of(b""), "nar_size": 96}
         return NarInfo(store_path=path, references=fact.references, deriver=fact.deriver, **nar)
-
-    def narinfos(self, paths):
-        for one in paths:
-            yield one, self.narinfo(one)
 
 
 class TestCounting:
@@ -140,7 +140,7 @@ class TestWalk:
     def test_each_path_is_asked_once(self):
         """The walk finds what the roots refer to, and asks for nothing twice and nothing else."""
         cache, kept = Cache(), []
-        walk = walk_closures([GIT, BASH, GIT], cache, keep=kept.append)
+        walk = walk_closures([GIT, BASH, GIT], [cache], keep=kept.append)
         assert dict(walk.facts) == {p: FACTS[p] for p in (GIT, BASH, LIBC_BIN, LIBC)} | {
             BASH: attrs.evolve(FACTS[BASH], references=tuple(sorted((LIBC, BASH)))),
             GIT: attrs.evolve(FACTS[GIT], references=tuple(sorted((BASH, LIBC_BIN)))),
@@ -152,7 +152,7 @@ class TestWalk:
     def test_what_is_known_is_not_asked(self):
         """What an earlier walk found is taken as it is, and what it refers to is followed."""
         cache, kept = Cache(), []
-        walk = walk_closures([GIT], cache, known={GIT: FACTS[GIT], BASH: FACTS[BASH]}, keep=kept.append)
+        walk = walk_closures([GIT], [cache], known={GIT: FACTS[GIT], BASH: FACTS[BASH]}, keep=kept.append)
         assert set(walk.facts) == {GIT, BASH, LIBC, LIBC_BIN}
         assert set(cache.asked) == {fact.path for fact in kept} == {LIBC, LIBC_BIN}
 
@@ -160,8 +160,8 @@ class TestWalk:
         """Everything else is looked up first; each missing path comes with one that refers to it."""
         facts = {p: fact for p, fact in FACTS.items() if p not in (LIBC, TOOL)}
         cache = Cache(facts)
-        with pytest.raises(PathsNotFound, match="does not have 2 of 5") as caught:
-            walk_closures([GIT, TOOL], cache)
+        with pytest.raises(PathsNotFound, match="no binary cache has 2 of 5") as caught:
+            walk_closures([GIT, TOOL], [cache])
         assert len(cache.asked) == 5
         assert caught.value.missing[str(TOOL)] == ""
         assert caught.value.missing[str(LIBC)] in {str(BASH), str(LIBC_BIN)}
@@ -170,7 +170,7 @@ class TestWalk:
     def test_missing_paths_may_be_left_out(self):
         """With allow_missing they are in the result, sorted, and no error."""
         facts = {p: fact for p, fact in FACTS.items() if p not in (LIBC, TOOL)}
-        walk = walk_closures([GIT, TOOL], Cache(facts), allow_missing=True)
+        walk = walk_closures([GIT, TOOL], [Cache(facts)], allow_missing=True)
         assert list(walk.missing) == sorted((LIBC, TOOL), key=str)
         assert set(walk.facts) == {GIT, BASH, LIBC_BIN}
 
@@ -180,7 +180,7 @@ class TestWalk:
         broken = [p for p in many if p.name in ("p3-1", "p17-1", "p39-1")]
         cache, kept = Cache(many, broken), []
         with pytest.raises(NarInfosFailed, match="3 store paths, but told of 37") as caught:
-            walk_closures(many, cache, keep=kept.append)
+            walk_closures(many, [cache], keep=kept.append)
         assert set(caught.value.reasons) == {str(p) for p in broken}
         assert all("cut short" in reason for reason in caught.value.reasons.values())
         assert len(kept) == 37
@@ -190,17 +190,17 @@ class TestWalk:
         many = {p: PathFacts(p, ()) for p in (path(f"p{n}-1") for n in range(1000))}
         cache = Cache(many, list(many)[1:])
         with pytest.raises(NarInfosFailed, match=f"{MOST_FAILURES} store paths"):
-            walk_closures(many, cache)
-        assert len(cache.asked) <= 2 * MOST_FAILURES + 2
+            walk_closures(many, [cache])
+        assert len(cache.asked) == MOST_FAILURES + 1
         with pytest.raises(BinaryCacheError, match="cut short") as caught:
-            walk_closures(many, Cache(many, many))
+            walk_closures(many, [Cache(many, many)])
         assert type(caught.value) is BinaryCacheError
 
     def test_progress(self):
         """Every path is told of; at the end all that were found are done."""
         facts = {p: fact for p, fact in FACTS.items() if p != TOOL}
         told = []
-        walk_closures([GIT, TOOL], Cache(facts), allow_missing=True, on_progress=told.append)
+        walk_closures([GIT, TOOL], [Cache(facts)], allow_missing=True, on_progress=told.append)
         assert [progress.done for progress in told] == [1, 2, 3, 4, 5]
         assert (told[-1].found, told[-1].missing, told[-1].failed) == (5, 1, 0)
 
@@ -208,17 +208,37 @@ class TestWalk:
         """The token is looked at for each path."""
         token, cache = Cancellation(), Cache()
         with pytest.raises(Cancelled):
-            walk_closures([GIT], cache, on_progress=lambda _: token.cancel(), cancellation=token)
+            walk_closures([GIT], [cache], on_progress=lambda _: token.cancel(), cancellation=token)
         assert len(cache.asked) < 4
 
-    def test_connections(self):
-        """No connection is no walk."""
+    def test_several_caches(self):
+        """The next cache is asked for what one does not have or cannot tell; its error counts if no other helps."""
+        without_git = {p: fact for p, fact in FACTS.items() if p != GIT}
+        first, second = Cache(without_git, [BASH, TOOL]), Cache({p: FACTS[p] for p in (GIT, BASH)})
+        with pytest.raises(NarInfosFailed) as caught:
+            walk_closures([GIT, TOOL], [first, second])
+        assert set(caught.value.reasons) == {str(TOOL)}
+        assert set(second.asked) == {GIT, BASH, TOOL}
+        assert set(walk_closures([GIT], [first, second]).facts) == {GIT, BASH, LIBC, LIBC_BIN}
+        with pytest.raises(PathsNotFound):
+            walk_closures([path("nowhere-1")], [first, second])
+
+    def test_several_caches_that_are_out_of_order(self):
+        """Also of several caches not every path is asked when all fail."""
+        many = {p: PathFacts(p, ()) for p in (path(f"p{n}-1") for n in range(5000))}
+        caches = [Cache(many, many), Cache(many, many)]
+        with pytest.raises(BinaryCacheError, match="cut short"):
+            walk_closures(many, caches)
+        assert len(caches[0].asked) < 2000
+
+    def test_nobody_to_ask(self):
+        """Without a source there is no walk."""
         with pytest.raises(InvalidConfig):
-            walk_closures([GIT], Cache(), connections=0)
+            walk_closures([GIT], [])
 
 
 class TestState:
-    URL = "https://me:secret@cache.example.org"
+    URL = ("https://me:secret@cache.example.org",)
 
     def test_a_walk_goes_on(self, tmp_path):
         """What was kept before an interrupt is known to the next walk, which asks for the rest."""
@@ -231,10 +251,10 @@ class TestState:
 
         first = Cache()
         with pytest.raises(KeyboardInterrupt), WalkState(file, self.URL) as state:
-            walk_closures([GIT], first, keep=interrupt)
+            walk_closures([GIT], [first], keep=interrupt)
         second = Cache()
         with WalkState(file, self.URL) as state:
-            walk = walk_closures([GIT], second, known=state.facts(), keep=state.keep)
+            walk = walk_closures([GIT], [second], known=state.facts(), keep=state.keep)
         assert set(first.asked) | set(second.asked) == {GIT, BASH, LIBC, LIBC_BIN}
         assert set(first.asked) & set(second.asked) == set()
         assert count_closures(walk.facts, [GIT]).popularity.counts == {"bash": 1, "git": 1, "glibc": 1}
@@ -244,7 +264,7 @@ class TestState:
         with WalkState(tmp_path / "state", self.URL) as state:
             for fact in FACTS.values():
                 state.keep(fact)
-        with WalkState(tmp_path / "state", self.URL + "/") as state:
+        with WalkState(tmp_path / "state", [self.URL[0] + "/"]) as state:
             assert state.facts() == FACTS
         assert b"secret" not in (tmp_path / "state").read_bytes()
         assert [file.name for file in tmp_path.iterdir()] == ["state"]
@@ -253,7 +273,7 @@ class TestState:
         """What two caches tell is not mixed."""
         WalkState(tmp_path / "state", self.URL).__exit__(None, None, None)
         with pytest.raises(InvalidConfig, match=r"holds what https://\*\*\*@cache.example.org told") as caught:
-            WalkState(tmp_path / "state", "https://other.example.org")
+            WalkState(tmp_path / "state", [*self.URL, "https://other.example.org"])
         assert "--state" in caught.value.hint
 
     def test_another_file_is_refused(self, tmp_path):

@@ -387,7 +387,7 @@ class TestBuilder:
         builder = ImageBuilder(Source(), backend, realiser=MemoryRealiser(packages), on_image=on_image)
         for _ in range(2):
             image = builder.build(ImageSpec.parse("hello"))
-            counter.record(image.descriptor.digest)
+            counter.record(image.manifest.config.digest)
         counter.flush()
-        assert told == {image.descriptor.digest: 1}
+        assert told == {image.manifest.config.digest: 1}
         assert counter.popularity().popularity == Popularity({"glibc": 2, "hello": 2})
