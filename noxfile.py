@@ -18,7 +18,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 
 QUICK = ["lint", "typing", "tests", "property"]
 # what prints the results of tests comes last, where a reader of the log looks first
-EVERYTHING = ["lint", "typing", "docs", "dist", "demo", "property", "integration", "tests"]
+EVERYTHING = ["lint", "typing", "docs", "dist", "demo", "property", "backends", "integration", "tests"]
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
@@ -67,6 +67,17 @@ def integration(session: nox.Session) -> None:
     """Tests with real tools: nix, git, skopeo, podman ..."""
     install(session, "--editable", ".", groups=("test",))
     session.run("pytest", "tests/integration", *session.posargs)
+
+
+@nox.session
+def backends(session: nox.Session) -> None:
+    """Backends that are distributions of their own: types, and tests with real servers."""
+    projects = sorted(path.parent for path in ROOT.glob("backends/*/pyproject.toml"))
+    editable = [word for project in projects for word in ("--editable", str(project))]
+    install(session, "--editable", ".", *editable, groups=("test", "typing", "backends", "servers"))
+    for project in projects:
+        session.run("mypy", "--strict", str(project / "src"))
+    session.run("pytest", *(str(project / "tests") for project in projects), *session.posargs)
 
 
 @nox.session

@@ -22,12 +22,12 @@ GROUP = "nixery_core.backends"
 """The entry point group of backends: the name is the scheme, the value a function ``(url, **options) -> Backend``."""
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<slashes>/*)")
-# what makes a well-known scheme work through plain fsspec
+# schemes that are not left to plain fsspec, which cannot keep the promises there
 _PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
+    "s3": "nixery-backend-s3",
+    "s3a": "nixery-backend-s3",
+    "gs": "nixery-backend-gcs",
+    "gcs": "nixery-backend-gcs",
 }
 
 
@@ -132,11 +132,12 @@ def _open_plugin(plugin: EntryPoint, url: str, options: dict[str, Any]) -> Backe
 
 
 def _check_known(scheme: str, url: str) -> None:
+    if scheme in _PACKAGES:
+        raise UnknownScheme(f"no backend is installed for {redact(url)}", hint=f"pip install {_PACKAGES[scheme]}")
     try:
         get_filesystem_class(scheme)
     except ImportError as error:
-        package = _PACKAGES.get(scheme)
-        hint = f"pip install {package}" if package else str(known_implementations.get(scheme, {}).get("err", error))
+        hint = str(known_implementations.get(scheme, {}).get("err", error))
         raise UnknownScheme(f"no backend is installed for {redact(url)}", hint=hint) from error
     except ValueError as error:
         near = nearest(scheme, sorted(_known_schemes()))

@@ -1,6 +1,6 @@
 """For your tests: the promises of a storage backend, package sets in memory, hypothesis strategies.
 
-``nixery_core.testing.BackendTests`` needs pytest, so it is imported when it is asked for.
+``nixery_core.testing.BackendTests`` needs pytest and hypothesis, so it is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
     import pytest
 
     # what its assertions compare is shown, as in any test
-    pytest.register_assert_rewrite("nixery_core.testing.backend")
+    pytest.register_assert_rewrite("nixery_core.testing._suite")
     from nixery_core.testing.backend import BackendTests
 
     return BackendTests

@@ -18,7 +18,7 @@ from nixery_core.storage.capabilities import (
 from nixery_core.storage.fsspec_backend import SPOOL, FsspecBackend
 from nixery_core.storage.local import LocalBackend
 from nixery_core.storage.plugins import open_backend
-from nixery_core.testing.backend import BackendTests
+from nixery_core.testing import BackendTests
 
 
 class TestLocalBackend(BackendTests):
@@ -30,6 +30,7 @@ class TestLocalBackend(BackendTests):
 
 class TestMemoryBackend(BackendTests):
     large = SPOOL + 12345
+    other_processes = False
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -38,6 +39,8 @@ class TestMemoryBackend(BackendTests):
 
 
 class TestMemoryBackendAtTheRoot(BackendTests):
+    other_processes = False
+
     @pytest.fixture
     def backend(self) -> Backend:
         """Return an empty storage."""
@@ -53,6 +56,9 @@ class TestFileSystemWithoutConditionalWrites(BackendTests):
     def backend(self, tmp_path: Path) -> Backend:
         """Return an empty storage."""
         return FsspecBackend((tmp_path / "storage").as_uri())
+
+    # the reference is the URL of a directory, which another process opens as such
+    other_processes = False
 
     def test_reference_opens_the_same_storage(self, backend: Backend) -> None:
         """The reference of a file URL is opened as a directory, with the same objects."""

@@ -97,10 +97,11 @@ class TestUnknown:
     @pytest.mark.parametrize(
         ("url", "hint"),
         [
-            ("s3://bucket/x", "pip install s3fs"),
-            ("gs://bucket/x", "pip install gcsfs"),
-            ("gcs://bucket/x", "pip install gcsfs"),
-            ("S3://bucket/x", "pip install s3fs"),
+            ("s3://bucket/x", "pip install nixery-backend-s3"),
+            ("s3a://bucket/x", "pip install nixery-backend-s3"),
+            ("gs://bucket/x", "pip install nixery-backend-gcs"),
+            ("gcs://bucket/x", "pip install nixery-backend-gcs"),
+            ("S3://bucket/x", "pip install nixery-backend-s3"),
             ("adl://x/y", "adlfs"),
         ],
     )

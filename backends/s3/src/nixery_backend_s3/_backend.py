@@ -1,0 +1,130 @@
+"""From an ``s3://`` URL to a backend."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from aiobotocore.session import AioSession
+from s3fs import S3FileSystem
+
+from nixery_backend_s3._store import Place, S3Store
+from nixery_core._redact import redact
+from nixery_core.errors import InvalidConfig, InvalidKey, nearest
+from nixery_core.storage.backend import BackendRef
+from nixery_core.storage.capabilities import UnfinishedUpload
+from nixery_core.storage.keys import check_prefix
+from nixery_core.storage.object_store_backend import ObjectStoreBackend
+from nixery_core.storage.retrying import Retrying
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_CONFIG = {
+    # we send requests again ourselves, so that events tell of it
+    "retries": {"mode": "standard", "total_max_attempts": 1},
+    # the newer checksums are refused by many servers that are not Amazon's
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+    "signature_version": "s3v4",
+    # several layers at once, each with several parts
+    "max_pool_connections": 40,
+    # a server may take its time to copy or to complete a large object
+    "read_timeout": 120,
+}
+_OURS = {"retries", "public_endpoint_url"}
+_NOT_OPTIONS = {"self", "kwargs", "asynchronous", "loop", "session"}
+
+
+class S3Backend(ObjectStoreBackend):
+    """Keeps objects in a bucket of S3; a :class:`~nixery_core.storage.backend.Backend`; see :func:`open_backend`.
+
+    Beside what every bucket can do, uploads that a killed process left can be listed and aborted.
+    """
+
+    def list_uploads(self) -> Iterator[UnfinishedUpload]:
+        """Give every unfinished upload of this storage, also those that a writer is busy with."""
+        return self._uploads().list_uploads()
+
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        """Remove the parts of an upload; one that is finished or gone is success."""
+        self._uploads().abort_upload(upload)
+
+    def _uploads(self) -> S3Store:
+        assert isinstance(self._store, S3Store)
+        return self._store
+
+
+def open_backend(url: str, **options: Any) -> S3Backend:
+    """Return the backend for ``s3://bucket/prefix``; nothing is sent before it is used.
+
+    Args:
+        url: The bucket, and where in it.
+        options: Of :class:`s3fs.S3FileSystem`: ``key``, ``secret``, ``token``, ``profile``, ``anon``,
+            ``endpoint_url``, ``client_kwargs``, ``config_kwargs`` ... and beside them
+
+            ``retries``
+                How often a request is sent at most while the server is busy or the connection
+                breaks; 6 by default.
+            ``public_endpoint_url``
+                Where clients reach the server, for signed URLs; ``endpoint_url`` by default.
+
+    Raises:
+        InvalidConfig: For a malformed URL or an unknown option.
+    """
+    bucket, prefix = _parse(url)
+    _check_options(url, options)
+    retries = options.get("retries", Retrying().attempts)
+    if not isinstance(retries, int) or isinstance(retries, bool):
+        raise InvalidConfig(f"retries is a number, not {retries!r}")
+    place = Place(
+        url=redact(url),
+        bucket=bucket,
+        prefix=prefix,
+        options=_s3fs_options(options),
+        public_endpoint_url=options.get("public_endpoint_url"),
+    )
+    return S3Backend(BackendRef(url, options), S3Store(place, Retrying(attempts=retries)))
+
+
+def _parse(url: str) -> tuple[str, str]:
+    address = url.partition("://")[2]
+    bucket, _, path = address.partition("/")
+    if "@" in bucket or ":" in bucket:
+        raise InvalidConfig(
+            f"{redact(url)!r} is not s3://bucket/prefix: credentials and servers have no place in it",
+            hint="pass key=, secret= and endpoint_url=, or set AWS_PROFILE",
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise InvalidConfig(f"{redact(url)!r} names no bucket: {bucket!r}", hint="write s3://bucket/prefix")
+    prefix = f"{path.rstrip('/')}/" if path.rstrip("/") else ""
+    try:
+        check_prefix(prefix)
+    except InvalidKey as error:
+        raise InvalidConfig(f"{redact(url)!r} has a prefix that cannot be one: {error.message}") from error
+    return bucket, prefix
+
+
+def _check_options(url: str, options: Mapping[str, Any]) -> None:
+    known = {
+        *_OURS,
+        *inspect.signature(S3FileSystem.__init__).parameters,
+        *inspect.signature(AioSession.__init__).parameters,
+    } - _NOT_OPTIONS
+    for name in options:
+        if name not in known:
+            near = nearest(name, sorted(known))
+            hint = f"did you mean {' or '.join(near)}?" if near else "see the options of s3fs.S3FileSystem"
+            raise InvalidConfig(f"{redact(url)} does not take the option {name}", hint=hint)
+    for pair in ({"key", "username"}, {"secret", "password"}):
+        if all(options.get(name) for name in pair):
+            raise InvalidConfig(f"{redact(url)} takes {' or '.join(sorted(pair))}, not both")
+
+
+def _s3fs_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    config = {**_CONFIG, **(options.get("config_kwargs") or {})}
+    if options.get("anon"):
+        config.pop("signature_version")
+    own = {name: value for name, value in options.items() if name not in _OURS}
+    # a cached listing says that a new object does not exist
+    return {**own, "config_kwargs": config, "use_listings_cache": False}

@@ -1,0 +1,1 @@
+"""The parts of :class:`nixery_core.testing.backend.BackendTests`."""
