@@ -11,10 +11,15 @@
 
 from nixery_core._batch import BatchResult
 from nixery_core.builder import ImageBuilder
+from nixery_core.cache_source import BinaryCacheSource
 from nixery_core.cancellation import Cancellation
 from nixery_core.errors import NixeryError
 from nixery_core.events import BuildEvent
 from nixery_core.image import Image, ImagePlan
+from nixery_core.index.channel import ChannelIndex
+from nixery_core.index.hydra import HydraIndex
+from nixery_core.index.index_file import IndexFile
+from nixery_core.index.package_index import PackageIndex
 from nixery_core.layering import PerPathLayerer, SingleLayerer, UnitsLayerer
 from nixery_core.layering.layerer import Layerer, LayerPlan
 from nixery_core.layering.popularity import Popularity
@@ -29,22 +34,28 @@ from nixery_core.nix import Nix
 from nixery_core.sources import GitRepository, LocalPath, NixpkgsChannel, PackageSource, Pin
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.plugins import open_backend
+from nixery_core.stores.binary_cache import BinaryCache
 
 __all__ = [
     "Backend",
     "BatchResult",
+    "BinaryCache",
+    "BinaryCacheSource",
     "BuildEvent",
     "Cancellation",
+    "ChannelIndex",
     "Closure",
     "ContainerConfig",
     "CustomFile",
     "Descriptor",
     "Digest",
     "GitRepository",
+    "HydraIndex",
     "Image",
     "ImageBuilder",
     "ImagePlan",
     "ImageSpec",
+    "IndexFile",
     "LayerPlan",
     "Layerer",
     "LocalPath",
@@ -52,6 +63,7 @@ __all__ = [
     "Nix",
     "NixeryError",
     "NixpkgsChannel",
+    "PackageIndex",
     "PackageSource",
     "PerPathLayerer",
     "Pin",

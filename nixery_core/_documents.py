@@ -129,7 +129,9 @@ def _brotli() -> ModuleType:
     try:
         import brotli
     except ImportError as error:
-        raise StorageError("a .br document needs the package brotli", hint="pip install 'brotli>=1.2'") from error
+        raise StorageError(
+            "a .br document needs the package brotli", hint="pip install 'nixery-core[cache]'"
+        ) from error
     module: ModuleType = brotli
     return module
 

@@ -45,7 +45,7 @@ from nixery_core.storage.blobs import put_blob
 from nixery_core.storage.layout import publish_ref
 from nixery_core.storage.pins import pinned
 from nixery_core.stores.reader import StoreReader
-from nixery_core.stores.realiser import Realisation, Realiser
+from nixery_core.stores.realiser import Realisation, Realiser, RealiserSource
 
 # the second build has all but what was removed during the first, and nothing old that could be removed
 _ATTEMPTS = 3
@@ -60,7 +60,7 @@ class ImageBuilder:
     Args:
         source: Where packages come from.
         backend: Where blobs, names and cache entries go.
-        realiser: How names become store paths; by default the Nix of this machine.
+        realiser: How names become store paths; by default the source's own way, or else the Nix of this machine.
         layerer: How a closure is split into layers.
         popularity: What the layerer knows of the world outside the image.
         codec: Name of the compression: ``gzip``, ``zstd``, ``zstd:19``, ``none``.
@@ -99,7 +99,7 @@ class ImageBuilder:
             )
         self._source = source
         self._backend = backend
-        self._realiser: Realiser = Nix() if realiser is None else realiser
+        self._realiser: Realiser = _realiser_of(source) if realiser is None else realiser
         self._layerer: Layerer = UnitsLayerer() if layerer is None else layerer
         self._popularity = Popularity() if popularity is None else popularity
         self._codec = codec_by_name(codec)
@@ -428,3 +428,7 @@ class ImageBuilder:
             executor=self._executor,
             cache=self._layer_cache,
         )
+
+
+def _realiser_of(source: PackageSource) -> Realiser:
+    return source.realiser() if isinstance(source, RealiserSource) else Nix()

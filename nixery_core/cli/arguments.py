@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Sequence
 
 from nixery_core.cli import commands, names
+from nixery_core.cli.cache_argument import add_cache_arguments
+from nixery_core.cli.demo import add_demo_command
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.fsck import add_fsck_command
 from nixery_core.cli.index import add_index_command
@@ -35,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     _build(subparsers)
     _plan(subparsers)
     _inspect(subparsers)
-    _demo(subparsers)
+    add_demo_command(subparsers)
     add_index_command(subparsers)
     add_serve_command(subparsers)
     names.add_commands(subparsers)
@@ -53,6 +55,7 @@ def _command(
 def _build(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(subparsers, "build", "Build an image and put it into the storage.")
     _image_arguments(parser)
+    add_cache_arguments(parser)
     _builder_arguments(parser)
     _run_config_arguments(parser)
     parser.add_argument(
@@ -67,6 +70,7 @@ def _build(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _plan(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(subparsers, "plan", "Show the layers of an image, and which of them are stored already.")
     _image_arguments(parser)
+    add_cache_arguments(parser)
     _builder_arguments(parser)
     _report_arguments(parser)
     parser.set_defaults(run=commands.plan)
@@ -78,16 +82,6 @@ def _inspect(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _store_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=commands.inspect)
-
-
-def _demo(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(subparsers, "demo", "Build an image of the package set that comes with nixery-core, offline.")
-    parser.add_argument("name", metavar="NAME", nargs="?", default="hello", help="image name (default: hello)")
-    parser.add_argument(
-        "--dir", metavar="DIR", default="nixery-demo", help="where everything goes (default: ./nixery-demo)"
-    )
-    _report_arguments(parser)
-    parser.set_defaults(run=commands.demo)
 
 
 def _store_argument(parser: argparse.ArgumentParser) -> None:

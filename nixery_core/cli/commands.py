@@ -8,31 +8,30 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from nixery_core.builder import ImageBuilder
+from nixery_core.cli.cache_argument import cache_options
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.image_arguments import image_spec
+from nixery_core.cli.image_report import report_image
 from nixery_core.cli.nix_arguments import nix_of
-from nixery_core.cli.output import Output, parse_output, write_output
+from nixery_core.cli.output import parse_output, write_output
 from nixery_core.cli.progress import progress
 from nixery_core.cli.source_argument import parse_import_args, parse_source
 from nixery_core.cli.text import bytes_text, table
 from nixery_core.errors import ObjectNotFound
-from nixery_core.image import Image, ImagePlan
+from nixery_core.image import ImagePlan
 from nixery_core.layering.popularity import Popularity
 from nixery_core.model.digest import Digest
-from nixery_core.model.image import ImageSpec
 from nixery_core.model.names import check_name, check_tag
 from nixery_core.model.oci import MANIFEST, Descriptor, ImageConfig, Manifest
-from nixery_core.nix.demo import demo_nix, demo_path
-from nixery_core.sources import LocalPath
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.blobs import read_blob
 from nixery_core.storage.keys import blob_key
 from nixery_core.storage.layout import list_refs, read_ref
 from nixery_core.storage.plugins import open_backend
+from nixery_core.stores.realiser import RealiserSource
 
 
 def version() -> str:
@@ -49,7 +48,8 @@ def build(arguments: Namespace) -> int:
         image = builder.build(spec, on_event=on_event)
         if output is not None:
             write_output(output, image, builder.backend)
-    _report_image(image, arguments, output)
+    if output is None or not output.is_stdout:
+        report_image(image, json=arguments.json)
     return ExitCode.OK
 
 
@@ -115,31 +115,13 @@ def inspect(arguments: Namespace) -> int:
     return ExitCode.OK
 
 
-def demo(arguments: Namespace) -> int:
-    """Build an image of the package set that comes with nixery-core."""
-    spec = ImageSpec.parse(arguments.name)
-    directory = Path(arguments.dir).absolute()
-    nix = demo_nix(directory / "nix")
-    backend = open_backend(directory / "images")
-    builder = ImageBuilder(LocalPath(demo_path()), backend, realiser=nix)
-    with progress(arguments.progress, verbose=arguments.verbose) as on_event:
-        image = builder.build(spec, on_event=on_event)
-    _report_image(image, arguments, None)
-    if not arguments.json:
-        layout = shlex.quote(f"oci:{directory / 'images'}:{spec.name}:{spec.tag}")
-        print(f"\nThe folder {directory / 'images'} is an OCI image layout. Run the image, or push it:")
-        print(f"  podman run --rm {layout}" + ("" if image.config.config.cmd else f" /bin/{spec.packages[0]}"))
-        print(f"  skopeo copy {layout} docker://REGISTRY/{spec.name}:{spec.tag}")
-    return ExitCode.OK
-
-
 def _builder(arguments: Namespace) -> ImageBuilder:
     import_args = parse_import_args(arguments.import_args, allow_unfree=arguments.allow_unfree)
-    source = parse_source(arguments.source, import_args)
+    source = parse_source(arguments.source, import_args, cache_options(arguments))
     return ImageBuilder(
         source,
         open_backend(arguments.store),
-        realiser=nix_of(arguments),
+        realiser=None if isinstance(source, RealiserSource) else nix_of(arguments),
         codec=arguments.codec,
         budget=arguments.budget,
         popularity=_popularity(arguments.popularity),
@@ -168,31 +150,6 @@ def _find(backend: Backend, text: str) -> Descriptor:
     raise ObjectNotFound(
         f"there is no image {text} in the storage", hint="list all with: nixery-core inspect --store URL"
     )
-
-
-def _report_image(image: Image, arguments: Namespace, output: Output | None) -> None:
-    if output is not None and output.is_stdout:
-        return
-    if arguments.json:
-        _print_json(_image_json(image))
-        return
-    state = "was stored already" if image.cached else "is stored"
-    print(f"{image.spec.name}:{image.spec.tag} {state}: {len(image.layers)} layers, {bytes_text(image.size)}")
-    if image.revision:
-        print(f"revision {image.revision}")
-    print(image.descriptor.digest)
-
-
-def _image_json(image: Image) -> Mapping[str, Any]:
-    return {
-        "name": image.spec.name,
-        "tag": image.spec.tag,
-        "digest": str(image.descriptor.digest),
-        "revision": image.revision,
-        "cached": image.cached,
-        "size": image.size,
-        "layers": [layer.to_json() for layer in image.layers],
-    }
 
 
 def _plan_json(result: ImagePlan) -> Mapping[str, Any]:

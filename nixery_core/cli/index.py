@@ -20,6 +20,7 @@ from nixery_core.index.entry import IndexEntry
 from nixery_core.model.platform import AMD64, Platform
 from nixery_core.nix.client import DEFAULT_BATCH
 from nixery_core.sources import Pin
+from nixery_core.stores.realiser import RealiserSource
 
 _SUMMARY = "Write down the store paths of all packages of a set, so that images can be built of them without Nix."
 
@@ -74,6 +75,10 @@ def index(arguments: argparse.Namespace) -> int:
     _check_output(arguments)
     import_args = parse_import_args(arguments.import_args, allow_unfree=arguments.allow_unfree)
     source = parse_source(arguments.source, import_args)
+    if isinstance(source, RealiserSource):
+        raise InvalidConfig(
+            "an index is made of a package set, with Nix", hint="a source that needs no Nix has an index already"
+        )
     nix = nix_of(arguments)
     entries: dict[str, dict[str, IndexEntry]] = {}
     with progress(arguments.progress, verbose=arguments.verbose) as on_event:

@@ -6,21 +6,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nixery_core.cli.cache_argument import GRAMMAR as CACHE_GRAMMAR
+from nixery_core.cli.cache_argument import CacheOptions, parse_cache_source
 from nixery_core.errors import InvalidConfig
 from nixery_core.nix.demo import demo_path
 from nixery_core.sources import GitRepository, LocalPath, NixpkgsChannel, PackageSource
 
-GRAMMAR = """\
+GRAMMAR = f"""\
 channel:NAME      a nixpkgs channel: channel:nixos-unstable
 nixpkgs:COMMIT    nixpkgs at a full commit
 git:URL[#REF]     a git repository; image tags are its branches, tags and commits,
                   REF is what the tag latest means (by default the remote's HEAD)
 path:DIR          a folder with a default.nix; ./DIR and /DIR mean the same
-demo              the package set that comes with nixery-core"""
+demo              the package set that comes with nixery-core, for Nix to build
+{CACHE_GRAMMAR}"""
 
 
-def parse_source(text: str, import_args: Mapping[str, Any]) -> PackageSource:
-    """Read the argument of ``--source``; raises InvalidConfig.
+def parse_source(text: str, import_args: Mapping[str, Any], caches: CacheOptions | None = None) -> PackageSource:
+    """Read the argument of ``--source``, with what other arguments say of *caches*; raises InvalidConfig.
 
     >>> parse_source("channel:nixos-24.05", {}).channel
     'nixos-24.05'
@@ -28,6 +31,18 @@ def parse_source(text: str, import_args: Mapping[str, Any]) -> PackageSource:
     'main'
     """
     kind, colon, rest = text.partition(":")
+    if kind == "cache":
+        if import_args:
+            raise InvalidConfig(
+                "the packages of a binary cache are built already, so they take no arguments",
+                hint="give --allow-unfree and --import-args to nixery-core index",
+            )
+        return parse_cache_source(rest, caches or CacheOptions())
+    if caches is not None and caches != CacheOptions():
+        raise InvalidConfig(
+            f"{text!r} is no binary cache, so it takes no --cache, --trusted-key or --allow-unsigned",
+            hint="write --source cache:URL; the caches of Nix are named by --nix-option substituters",
+        )
     if text == "demo":
         return LocalPath(demo_path(), import_args=import_args)
     if text.startswith(("/", "./", "../")) or text in (".", ".."):

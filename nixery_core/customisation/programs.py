@@ -66,13 +66,18 @@ class Programs:
         return None
 
 
+def is_elf(head: bytes) -> bool:
+    """Tell whether *head* begins an ELF file."""
+    return head[:4] == b"\x7fELF" and head[5:6] in (b"\1", b"\2") and len(head) >= 20
+
+
 def is_elf_for(head: bytes, platform: Platform) -> bool:
     r"""Tell whether *head* begins an ELF file for *platform* (System V ABI, "ELF Header": EI_DATA, e_machine).
 
     >>> is_elf_for(b"\x7fELF\x02\x01".ljust(18, b"\0") + b"\x3e\0", Platform.parse("amd64"))
     True
     """
-    if head[:4] != b"\x7fELF" or head[5:6] not in (b"\1", b"\2") or len(head) < 20:
+    if not is_elf(head):
         return False
     return int.from_bytes(head[18:20], "little" if head[5] == 1 else "big") == platform.elf_machine
 

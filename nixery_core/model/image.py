@@ -22,6 +22,7 @@ from nixery_core.model.names import (
 )
 from nixery_core.model.oci import EPOCH, ContainerConfig
 from nixery_core.model.platform import AMD64, Platform
+from nixery_core.model.storepath import STORE_DIR
 
 _ENV = re.compile(r"[^=\0]+=[^\0]*")
 _PORT = re.compile(r"([1-9][0-9]{0,4})(?:/(?:tcp|udp|sctp))?")
@@ -72,7 +73,8 @@ def _canonical(names: Iterable[str]) -> tuple[str, ...]:
         raise InvalidName(
             f"packages is a list of names, not the text {names!r}", hint="use ImageSpec.parse for image names"
         )
-    return tuple(sorted({check_attribute(name) for name in names}))
+    # a store path is named by its last component, as anything else without slashes
+    return tuple(sorted({check_attribute(name.removeprefix(f"{STORE_DIR}/")) for name in names}))
 
 
 def _files(files: Iterable[CustomFile]) -> tuple[CustomFile, ...]:
@@ -108,7 +110,7 @@ class ImageSpec:
     """
 
     packages: tuple[str, ...] = attrs.field(converter=_canonical)
-    """Attribute paths of the packages; sorted, distinct."""
+    """Attribute paths of the packages, or store paths where the source takes them; sorted, distinct."""
     optional: tuple[str, ...] = attrs.field(default=IMPLIED_PACKAGES, converter=_canonical)
     """Packages that are added where the package set has them; sorted, distinct."""
     platform: Platform = AMD64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -56,4 +56,13 @@ class Realiser(Protocol):
         self, packages: Sequence[ResolvedPackage], *, on_event: EventCallback, cancellation: Cancellation
     ) -> AbstractContextManager[Realisation]:
         """Build or fetch the outputs, and hold them until the context ends; raises NixError."""
+        ...
+
+
+@runtime_checkable
+class RealiserSource(Protocol):
+    """A package source that knows best how its names become store paths; an optional capability of sources."""
+
+    def realiser(self) -> Realiser:
+        """Return the realiser for the pins of this source."""
         ...

@@ -11,12 +11,16 @@ from nixery_core import errors, events
 from nixery_core.builder import ImageBuilder
 from nixery_core.cli import main
 from nixery_core.cli.arguments import parse_arguments
+from nixery_core.cli.cache_argument import CacheOptions, cache_options
 from nixery_core.cli.exit_codes import ExitCode, exit_code_of
 from nixery_core.cli.image_arguments import image_spec
 from nixery_core.cli.progress import progress
 from nixery_core.cli.source_argument import parse_import_args, parse_source
 from nixery_core.cli.text import bytes_text
 from nixery_core.errors import InvalidConfig, NixeryError
+from nixery_core.index.channel import ChannelIndex
+from nixery_core.index.hydra import HydraIndex
+from nixery_core.index.index_file import IndexFile
 from nixery_core.model.image import ImageSpec
 from nixery_core.model.platform import ARM64
 from nixery_core.model.storepath import StorePath
@@ -297,3 +301,57 @@ class TestProgress:
 def test_sizes(count, text):
     """Sizes are decimal, as registries show them."""
     assert bytes_text(count) == text
+
+
+class TestCacheSource:
+    def test_the_index_is_behind_the_hash(self):
+        """A cache alone, or with an index: a file, a channel, a jobset."""
+        plain = parse_source("cache:https://cache.nixos.org", {})
+        assert plain.index is None
+        assert [cache.url for cache in plain.caches.caches] == ["https://cache.nixos.org"]
+        assert [key.name for key in plain.caches.caches[0].trusted_keys] == ["cache.nixos.org-1"]
+        for text, index in (
+            ("./index.json.xz", IndexFile("./index.json.xz")),
+            ("https://example.org/i.json", IndexFile("https://example.org/i.json")),
+            ("channel:nixos-unstable", ChannelIndex("nixos-unstable")),
+            ("channel:/srv/mirror/nixos-24.05", ChannelIndex("nixos-24.05", channels_url="/srv/mirror")),
+            ("hydra:nixpkgs/trunk", HydraIndex("nixpkgs", "trunk")),
+            ("hydra:https://h.example.org/a/b", HydraIndex("a", "b", hydra_url="https://h.example.org")),
+        ):
+            assert parse_source(f"cache:/srv/cache#{text}", {}).index == index
+
+    def test_options_reach_every_cache(self):
+        """Further caches, keys and --allow-unsigned hold for all caches of the source."""
+        words = [*BUILD[:1], "git", "--source", "cache:/a", "--store", "x", "--cache", "/b", "--allow-unsigned"]
+        arguments = parse_arguments([*words, "--trusted-key", "cache.nixos.org-1"])
+        source = parse_source(arguments.source, {}, cache_options(arguments))
+        assert [(cache.url, cache.allow_unsigned) for cache in source.caches.caches] == [("/a", True), ("/b", True)]
+
+    @pytest.mark.parametrize(
+        ("text", "import_args", "options"),
+        [
+            ("cache:", {}, CacheOptions()),
+            ("cache:/a#hydra:x", {}, CacheOptions()),
+            ("cache:/a#channel:", {}, CacheOptions()),
+            ("cache:/a", {}, CacheOptions(trusted_keys=("nonsense",))),
+            ("cache:/a", {"config": {"allowUnfree": True}}, CacheOptions()),
+            ("demo", {}, CacheOptions(allow_unsigned=True)),
+            ("channel:nixos-24.05", {}, CacheOptions(more=("/b",))),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, text, import_args, options):
+        """A source that is malformed, or options that mean nothing to it."""
+        with pytest.raises(InvalidConfig):
+            parse_source(text, import_args, options)
+
+    def test_an_index_is_made_by_nix(self, tmp_path, capsys):
+        """A cache is no package set."""
+        words = ["index", "--source", "cache:/a", "--output", str(tmp_path / "i.json")]
+        assert main(words) == ExitCode.USAGE
+        assert "with Nix" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("words", [["--output", "/nowhere/at/all/i.json"], ["--output", "-", "--json"]])
+    def test_an_index_that_cannot_be_written(self, words, capsys):
+        """What cannot be written is told before anything is evaluated."""
+        assert main(["index", "--source", "demo", *words]) == ExitCode.USAGE
