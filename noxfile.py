@@ -117,12 +117,14 @@ def dist(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Build an image of the package set that comes with the library, offline."""
+    """Build an image of the packages that come with the library, offline and with Python alone."""
     install(session, "--editable", ".[cli]")
     folder = Path(session.create_tmp()) / "demo"
-    session.run("nixery-core", "demo", "--dir", str(folder))
+    # nothing but the environment of the session: no Nix, no other tool
+    alone = {"PATH": ""}
+    session.run("nixery-core", "demo", "--dir", str(folder), env=alone)
     # the second time everything is there already
-    session.run("nixery-core", "demo", "--dir", str(folder))
+    session.run("nixery-core", "demo", "--dir", str(folder), env=alone)
 
 
 @nox.session

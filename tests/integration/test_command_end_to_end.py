@@ -134,7 +134,7 @@ class TestErrors:
     def test_a_machine_without_nix(self, tmp_path):
         """Where Nix is missing, one line says so and how to get it."""
         result = subprocess.run(
-            [sys.executable, "-m", "nixery_core", "demo", "--progress", "none"],
+            [sys.executable, "-m", "nixery_core", "demo", "--nix", "--progress", "none"],
             cwd=tmp_path,
             env={**os.environ, "PATH": str(tmp_path)},
             capture_output=True,
