@@ -18,7 +18,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 
 QUICK = ["lint", "typing", "tests", "property"]
 # what prints the results of tests comes last, where a reader of the log looks first
-EVERYTHING = ["lint", "typing", "docs", "dist", "demo", "property", "backends", "integration", "tests"]
+EVERYTHING = ["lint", "typing", "docs", "dist", "demo", "property", "fuzz", "backends", "integration", "tests"]
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
@@ -60,6 +60,13 @@ def properties(session: nox.Session) -> None:
     """Properties that hold for all inputs: hypothesis."""
     install(session, "--editable", ".", groups=("test",))
     session.run("pytest", "tests/property", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Hostile bytes for everything that reads binary caches, for NIXERY_FUZZ_SECONDS (30)."""
+    install(session, "--editable", ".", groups=("test",))
+    session.run("pytest", "tests/fuzz", *session.posargs)
 
 
 @nox.session
