@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from nixery_core.nix import Nix
-from nixery_core.nix.demo import demo_nix
+from nixery_core.nix.demo import demo_nix, demo_path
 
 DEBIAN_PACKAGES = Path(__file__).resolve().parents[1] / "debian-packages"
 
@@ -66,6 +76,98 @@ def nix(nix_binaries: Path | None, tmp_path_factory: pytest.TempPathFactory) -> 
     # Nix takes the write permission away from all it stores
     for folder, _, _ in os.walk(root):
         Path(folder).chmod(0o700)
+
+
+class Server:
+    """A running ``nixery-core serve``."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self.log = log
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert first.startswith("serving"), first + log.read_text()
+        self.said = [first]
+        self._reader = threading.Thread(target=lambda: self.said.extend(process.stdout or ()), daemon=True)
+        self._reader.start()
+        found = re.search(r" at (https?://\S+)$", first.strip())
+        assert found is not None
+        self.url = found[1]
+        self.address = self.url.partition("://")[2]
+
+    def get(self, path: str, **named: Any) -> bytes:
+        """Return the body of an answer; raises HTTPError."""
+        with urllib.request.urlopen(self.url + path, timeout=60, **named) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def wait(self, path: str = "/healthz", **named: Any) -> bytes:
+        """Return the first answer, as soon as there is one."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.get(path, **named)
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.05)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric over all that has *labels*."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        samples = [sample for family in families for sample in family.samples]
+        return sum(
+            sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what it has logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
+        """Send a signal; return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+
+@pytest.fixture(scope="session")
+def serving(nix: Nix) -> Callable[..., AbstractContextManager[Server]]:
+    """A function that runs ``nixery-core serve`` with images in *folder* while its ``with`` lasts.
+
+    Unless told otherwise it serves the demo, at a free port.
+    """
+
+    @contextmanager
+    def serve(folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+        command = [sys.executable, "-m", "nixery_core", "serve", "--store", str(folder / "images"), *options]
+        words = [word for pair in nix.options.items() for word in ("--nix-option", *pair)]
+        settings = {"PATH": os.environ["PATH"], "HOME": str(folder), **nix.environment, **(environment or {})}
+        if nix.binaries is not None:
+            settings["PATH"] = f"{nix.binaries}:{settings['PATH']}"
+        if "--source" not in options and not any(name.startswith("NIXERY_") for name in settings):
+            command += ["--source", str(demo_path())]
+        if "--port" not in options and "PORT" not in settings:
+            command += ["--port", "0"]
+        log = folder / f"serve-{uuid.uuid4().hex[:8]}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [*command, "--nix-store", str(nix.store), *words],
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                env=settings,
+                cwd=folder,
+            )
+        try:
+            yield Server(process, log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    return serve
 
 
 @pytest.fixture(scope="session")

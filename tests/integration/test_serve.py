@@ -13,91 +13,13 @@ import sys
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from nixery_core.nix.demo import demo_path
 from nixery_core.storage.layout import list_refs
 from nixery_core.storage.plugins import open_backend
-
-
-class Server:
-    """A running `nixery-core serve`."""
-
-    def __init__(self, process, log):
-        self.process = process
-        self.log = log
-        first = process.stdout.readline()
-        assert first.startswith("serving"), first + log.read_text()
-        self.said = [first]
-        self._reader = threading.Thread(target=lambda: self.said.extend(process.stdout), daemon=True)
-        self._reader.start()
-        self.url = re.search(r" at (https?://\S+)$", first.strip())[1]
-        self.address = self.url.partition("://")[2]
-
-    def get(self, path, **named):
-        with urllib.request.urlopen(self.url + path, timeout=60, **named) as answer:
-            return answer.read()
-
-    def wait(self, path="/healthz", **named):
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                return self.get(path, **named)
-            except OSError:
-                assert time.monotonic() < deadline, self.log.read_text()
-                assert self.process.poll() is None, self.log.read_text()
-                time.sleep(0.05)
-
-    def metric(self, name, **labels):
-        families = text_string_to_metric_families(self.get("/metrics").decode())
-        return sum(
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
-
-    def lines(self):
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def stop(self, number=signal.SIGTERM, timeout=60):
-        self.process.send_signal(number)
-        return self.process.wait(timeout)
-
-
-@contextmanager
-def serving(folder, nix, *options, environment=None):
-    """Run a registry of the demo packages; whatever happens, none is left."""
-    log = folder / "serve.log"
-    command = [sys.executable, "-m", "nixery_core", "serve", "--store", str(folder / "images"), *options]
-    words = [word for pair in nix.options.items() for word in ("--nix-option", *pair)]
-    settings = {"PATH": os.environ["PATH"], "HOME": str(folder), **nix.environment, **(environment or {})}
-    if nix.binaries is not None:
-        settings["PATH"] = f"{nix.binaries}:{settings['PATH']}"
-    if "--source" not in options and not any(name.startswith("NIXERY_") for name in settings):
-        command += ["--source", str(demo_path())]
-    if "--port" not in options and "PORT" not in settings:
-        command += ["--port", "0"]
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [*command, "--nix-store", nix.store, *words],
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            text=True,
-            env=settings,
-            cwd=folder,
-        )
-    try:
-        yield Server(process, log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def staged(folder):
@@ -114,10 +36,10 @@ def free_port():
 
 
 class TestServing:
-    def test_the_commands_it_prints_work(self, tmp_path, nix, require):
+    def test_the_commands_it_prints_work(self, tmp_path, serving, require):
         """The command for skopeo that is printed at the start pulls an image that nobody has built before."""
         require("skopeo")
-        with serving(tmp_path, nix, "--warm-up", "welcome") as server:
+        with serving(tmp_path, "--warm-up", "welcome") as server:
             server.wait()
             time.sleep(0.2)
             (command,) = [line for line in server.said if line.strip().startswith("skopeo")]
@@ -136,7 +58,7 @@ class TestServing:
         assert re.fullmatch("[0-9a-f]{32}", pulled[0]["request_id"])
         assert staged(tmp_path) == []
 
-    def test_nixerys_environment(self, tmp_path, nix):
+    def test_nixerys_environment(self, tmp_path, serving):
         """A deployment of Nixery starts with its variables alone."""
         port = free_port()
         environment = {
@@ -146,7 +68,7 @@ class TestServing:
             "STORAGE_PATH": str(tmp_path / "elsewhere"),
             "NIX_TIMEOUT": "300",
         }
-        with serving(tmp_path, nix, "--store", "", environment=environment) as server:
+        with serving(tmp_path, "--store", "", environment=environment) as server:
             assert server.address == f"127.0.0.1:{port}"
             server.wait()
             assert json.loads(server.get("/v2/hello/manifests/latest"))["layers"]
@@ -181,14 +103,14 @@ class TestServing:
         assert "Traceback" not in ended.stderr
         assert list(tmp_path.iterdir()) == []
 
-    def test_tls(self, tmp_path, nix, require):
+    def test_tls(self, tmp_path, serving, require):
         """With a certificate the registry speaks TLS, and says so in the commands that it prints."""
         require("openssl")
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
         command += " -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout key.pem -out cert.pem"
         subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True, timeout=60)
         options = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
-        with serving(tmp_path, nix, *options) as server:
+        with serving(tmp_path, *options) as server:
             assert server.url.startswith("https://")
             trust = ssl.create_default_context(cafile=tmp_path / "cert.pem")
             server.wait("/v2/", context=trust)
@@ -198,9 +120,9 @@ class TestServing:
 
 
 class TestStopping:
-    def test_a_running_build_is_finished(self, tmp_path, nix):
+    def test_a_running_build_is_finished(self, tmp_path, serving):
         """SIGTERM while an image is built: the client that waits gets it, and the command ends with 0."""
-        with serving(tmp_path, nix) as server:
+        with serving(tmp_path) as server:
             server.wait()
             answers = []
             client = threading.Thread(target=lambda: answers.append(server.get("/v2/toolbox/manifests/latest")))
@@ -212,9 +134,9 @@ class TestStopping:
         assert [name for name, _, _ in list_refs(open_backend(tmp_path / "images"))] == ["toolbox"]
         assert staged(tmp_path) == []
 
-    def test_one_that_takes_too_long_is_handed_back(self, tmp_path, nix):
+    def test_one_that_takes_too_long_is_handed_back(self, tmp_path, serving):
         """After the time for stopping the build is cancelled, and nothing is left: no process, no lease, no blob."""
-        with serving(tmp_path, nix, "--stop-timeout", "1", "--patience", "0.5") as server:
+        with serving(tmp_path, "--stop-timeout", "1", "--patience", "0.5") as server:
             server.wait()
             with pytest.raises(urllib.error.HTTPError, match="429"):
                 server.get("/v2/sleeps/manifests/latest")
@@ -229,9 +151,9 @@ class TestStopping:
 
 
 class TestProcesses:
-    def test_several_processes_are_one_registry(self, tmp_path, nix):
+    def test_several_processes_are_one_registry(self, tmp_path, serving):
         """Workers share the port, the builds and the numbers; SIGTERM stops them all."""
-        with serving(tmp_path, nix, "--workers", "2", "--port", str(free_port())) as server:
+        with serving(tmp_path, "--workers", "2", "--port", str(free_port())) as server:
             server.wait()
             _until(lambda: server.metric("nixery_processes") == 2)
             for _ in range(10):

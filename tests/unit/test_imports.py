@@ -19,7 +19,7 @@ PACKAGE = Path(nixery_core.__file__).parent
 ROWS: tuple[tuple[str, ...], ...] = (
     ("_redact",),
     ("errors",),
-    ("events", "cancellation", "_fields", "_unattended"),
+    ("events", "cancellation", "_fields", "_unattended", "treemap"),
     ("model",),
     ("_fetch", "_nixfiles", "_documents", "_remembered"),
     ("sources", "layering"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -13,6 +13,7 @@ from nixery_core.builder import ImageBuilder
 from nixery_core.cli.serve.settings import ServeSettings
 from nixery_core.cli.source_argument import parse_import_args, parse_source
 from nixery_core.events import ignore_events
+from nixery_core.index.index_file import IndexFile
 from nixery_core.layering.popularity import Popularity
 from nixery_core.layering.popularity_file import load_popularity
 from nixery_core.model.platform import Platform
@@ -26,6 +27,7 @@ from nixery_core.server.lifecycle import Deadline, Lifecycle
 from nixery_core.server.metrics import Metrics
 from nixery_core.server.observed import Observed
 from nixery_core.server.observers import all_of, log_builds
+from nixery_core.server.page import IndexNames, Page
 from nixery_core.server.warm_up import WarmUp, warm_up_list
 from nixery_core.storage.plugins import open_backend
 
@@ -65,10 +67,12 @@ def build_service(
     builder = image_builder(settings, metrics)
     images = warm_up_list(settings.warm_up)
     deadline = Deadline(settings.stop_timeout)
-    observers = [log_builds, *([metrics.on_build] if metrics else [])]
+    platforms = [Platform.parse(text) for text in settings.platforms]
+    page = _page(settings, builder, platforms) if settings.page else None
+    observers = [log_builds, *(one.on_build for one in (metrics, page) if one is not None)]
     registry = registry_app(
         builder,
-        platforms=[Platform.parse(text) for text in settings.platforms],
+        platforms=platforms,
         max_concurrent_builds=settings.max_builds,
         max_queued_builds=settings.max_queued,
         patience=settings.patience,
@@ -76,19 +80,32 @@ def build_service(
         lease_ttl=settings.lease_ttl,
         redirect_expires=settings.redirect_expires,
         on_build=all_of(*observers),
-        routes=operation_routes(Health(builder), metrics),
+        routes=[*operation_routes(Health(builder), metrics), *(page.routes if page else [])],
     )
     builds: Builds = registry.state.builds
-    if metrics is not None:
-        metrics.watch(builds)
+    for one in (metrics, page):
+        if one is not None:
+            one.watch(builds)
     lifecycle = Lifecycle(
         registry,
         builds,
         deadline,
         background=WarmUp(registry, images).run if images else None,
         on_start=on_start,
+        on_stop=page.close if page else _nothing,
     )
     return Service(application=Observed(lifecycle, metrics=metrics), builder=builder, builds=builds, deadline=deadline)
+
+
+def _page(settings: ServeSettings, builder: ImageBuilder, platforms: Sequence[Platform]) -> Page:
+    return Page(
+        builder,
+        names=IndexNames(IndexFile(settings.index)) if settings.index else None,
+        platforms=platforms,
+        # without one, clients reach it where the browser does
+        address=settings.public_url.partition("://")[2].rstrip("/"),
+        encrypted=settings.public_url.startswith("https://") if settings.public_url else None,
+    )
 
 
 def image_builder(settings: ServeSettings, metrics: Metrics | None = None) -> ImageBuilder:
