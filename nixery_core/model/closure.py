@@ -97,6 +97,19 @@ class Closure:
         """Sum of the NAR sizes, bytes."""
         return sum(info.nar_size for info in self.paths)
 
+    def nar_hashes(self, paths: Iterable[StorePath]) -> dict[StorePath, Digest]:
+        """Return the narHash of each of *paths*; raises InvalidClosure where it is not known."""
+        hashes = {}
+        for path in paths:
+            nar_hash = self[path].nar_hash
+            if nar_hash is None:
+                raise InvalidClosure(
+                    f"the narHash of {path} is not known, so its content cannot be verified",
+                    hint="build without verification, or take the closure from nix path-info --json",
+                )
+            hashes[path] = nar_hash
+        return hashes
+
     def topological(self) -> tuple[StorePath, ...]:
         """Return the paths with every path after all that it refers to, in an order fixed by the closure alone."""
         return self._topological

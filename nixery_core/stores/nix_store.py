@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import attrs
 
@@ -24,6 +25,13 @@ _CASE_HACK = re.compile(rb"~nix~case~hack~[0-9]+\Z")
 # O_NONBLOCK: what is a pipe by now must not hang
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
+# what a name stands for, as plain numbers
+_FILE, _DIRECTORY, _LINK, _OTHER = range(4)
+_KIND = {stat.S_IFREG: _FILE, stat.S_IFDIR: _DIRECTORY, stat.S_IFLNK: _LINK}
+_Child: TypeAlias = tuple[bytes, bytes, int]
+"""A directory entry: its name on disk, its name relative to the store path, and what it stands for."""
+_REGULAR = EntryType.REGULAR
+_ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _KINDS = {
     stat.S_IFCHR: "character device",
     stat.S_IFBLK: "block device",
@@ -78,7 +86,8 @@ class DirectoryReader:
             os.close(file)
 
     def _walk(self, path: StorePath, *, with_contents: bool) -> Iterator[StoreEntry]:
-        stack = [_Directory(self._open_store(path), iter([_Child(os.fsencode(path.base), b"")]))]
+        store = self._open_store(path)
+        stack = [_Directory(store, b"", iter([self._root(store, path)]))]
         try:
             while stack:
                 directory = stack[-1]
@@ -86,48 +95,108 @@ class DirectoryReader:
                 if child is None:
                     stack.pop().close()
                     continue
-                where = _Place(self.store_dir, path, child.name)
+                disk, name, kind = child
                 try:
-                    status = os.lstat(child.disk, dir_fd=directory.fd)
-                    mode = status.st_mode
-                    if stat.S_ISREG(mode):
-                        size = status.st_size
+                    if kind == _FILE:
+                        yield self._file(directory, disk, name, path, with_contents)
+                    elif kind == _DIRECTORY:
+                        yield StoreEntry(name=name, type=EntryType.DIRECTORY)
+                        stack.append(self._enter(directory, disk, name, path))
+                    elif kind == _LINK:
                         yield StoreEntry(
-                            name=child.name,
-                            type=EntryType.REGULAR,
-                            executable=mode & stat.S_IXUSR != 0,
-                            size=size,
-                            contents=_contents(directory, child.disk, size, where) if with_contents else None,
+                            name=name, type=EntryType.SYMLINK, target=os.readlink(disk, dir_fd=directory.fd)
                         )
-                    elif stat.S_ISDIR(mode):
-                        yield StoreEntry(name=child.name, type=EntryType.DIRECTORY)
-                        inner = _Directory(os.open(child.disk, _OPEN_DIRECTORY, dir_fd=directory.fd), iter(()))
-                        stack.append(inner)
-                        inner.children = iter(self._children(inner.fd, child.name, where))
-                    elif stat.S_ISLNK(mode):
-                        target = os.readlink(child.disk, dir_fd=directory.fd)
-                        yield StoreEntry(name=child.name, type=EntryType.SYMLINK, target=target)
                     else:
-                        kind = _KINDS.get(stat.S_IFMT(mode), "special file")
-                        raise StoreReadError(
-                            f"{where} is a {kind}",
-                            hint="a store path holds files, directories and symbolic links only: build it again",
-                        )
+                        raise self._special(_Place(self.store_dir, path, name), os.lstat(disk, dir_fd=directory.fd))
                 except OSError as error:
-                    raise _failure(where, error) from error
+                    raise _failure(_Place(self.store_dir, path, name), error) from error
         finally:
             for directory in stack:
                 directory.close()
 
-    def _children(self, fd: int, parent: bytes, where: _Place) -> list[_Child]:
-        prefix = parent + b"/" if parent else b""
-        names = [os.fsencode(name) for name in os.listdir(fd)]
+    def _root(self, store: int, path: StorePath) -> _Child:
+        disk = os.fsencode(path.base)
+        try:
+            mode = os.lstat(disk, dir_fd=store).st_mode
+        except OSError as error:
+            os.close(store)
+            raise _failure(_Place(self.store_dir, path, b""), error) from error
+        return disk, b"", _KIND.get(stat.S_IFMT(mode), _OTHER)
+
+    def _file(
+        self, directory: _Directory, disk: bytes, name: bytes, path: StorePath, with_contents: bool
+    ) -> StoreEntry:
+        data: bytes | None = None
+        contents: Callable[[], Iterator[bytes]] | None = None
+        if not with_contents:
+            status = os.lstat(disk, dir_fd=directory.fd)
+        else:
+            fd = os.open(disk, _OPEN_FILE, dir_fd=directory.fd)
+            try:
+                status = os.fstat(fd)
+                size = status.st_size
+                if size < PIECE:
+                    # one byte more than there should be: a file that grows must not pass
+                    data = os.read(fd, size + 1)
+                    while 0 < len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+                        data += more
+            finally:
+                os.close(fd)
+            if data is None:
+                contents = functools.partial(_pieces, directory, disk, _Place(self.store_dir, path, name))
+        mode = status.st_mode
+        if not stat.S_ISREG(mode):
+            raise self._special(_Place(self.store_dir, path, name), status)
+        return StoreEntry(
+            name=name,
+            type=_REGULAR,
+            executable=mode & stat.S_IXUSR != 0,
+            size=status.st_size,
+            data=data,
+            contents=contents,
+        )
+
+    def _enter(self, directory: _Directory, disk: bytes, name: bytes, path: StorePath) -> _Directory:
+        inner = _Directory(os.open(disk, _OPEN_DIRECTORY, dir_fd=directory.fd), name + b"/" if name else b"", iter(()))
+        try:
+            inner.children = iter(self._children(inner, path, name))
+        except BaseException:
+            inner.close()
+            raise
+        return inner
+
+    def _special(self, where: _Place, status: os.stat_result) -> StoreReadError:
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
+        return StoreReadError(
+            f"{where} is a {kind}",
+            hint="a store path holds files, directories and symbolic links only: build it again",
+        )
+
+    def _children(self, directory: _Directory, path: StorePath, name: bytes) -> list[_Child]:
+        # the listing tells what each name is, which spares a call of the system for every file
+        with os.scandir(directory.fd) as entries:
+            found = [
+                (
+                    entry.name.encode(_ENCODING, _ENCODING_ERRORS),
+                    _FILE
+                    if entry.is_file(follow_symlinks=False)
+                    else _DIRECTORY
+                    if entry.is_dir(follow_symlinks=False)
+                    else _LINK
+                    if entry.is_symlink()
+                    else _OTHER,
+                )
+                for entry in entries
+            ]
+        prefix = directory.prefix
         if not self.case_hack:
-            return [_Child(name, prefix + name) for name in sorted(names)]
-        real = {_CASE_HACK.sub(b"", name): name for name in names}
-        if len(real) != len(names):
+            found.sort()
+            return [(disk, prefix + disk, kind) for disk, kind in found]
+        real = {_CASE_HACK.sub(b"", disk): (disk, kind) for disk, kind in found}
+        if len(real) != len(found):
+            where = _Place(self.store_dir, path, name)
             raise StoreReadError(f"{where} holds two files of one name but for Nix's case suffix")
-        return [_Child(disk, prefix + name) for name, disk in sorted(real.items())]
+        return [(disk, prefix + clean, kind) for clean, (disk, kind) in sorted(real.items())]
 
     def _on_disk(self, fd: int, name: bytes, where: _Place) -> bytes:
         if not self.case_hack:
@@ -148,23 +217,15 @@ class DirectoryReader:
             ) from error
 
 
-class _Child:
-    """A directory entry: its name on disk, and its name relative to the store path."""
-
-    __slots__ = ("disk", "name")
-
-    def __init__(self, disk: bytes, name: bytes) -> None:
-        self.disk = disk
-        self.name = name
-
-
 class _Directory:
     """An open directory and what is still to come of it."""
 
-    __slots__ = ("children", "fd")
+    __slots__ = ("children", "fd", "prefix")
 
-    def __init__(self, fd: int, children: Iterator[_Child]) -> None:
+    def __init__(self, fd: int, prefix: bytes, children: Iterator[_Child]) -> None:
         self.fd = fd
+        self.prefix = prefix
+        """What stands before the names of its children, relative to the store path."""
         self.children = children
 
     def close(self) -> None:
@@ -186,21 +247,6 @@ class _Place:
     def __str__(self) -> str:
         shown = self.name.decode(errors="backslashreplace")
         return "/".join(part for part in (self.store_dir.rstrip("/"), self.path.base, shown) if part)
-
-
-def _contents(directory: _Directory, disk: bytes, size: int, where: _Place) -> Callable[[], Iterator[bytes]]:
-    if size < PIECE:
-        return functools.partial(_small, directory, disk, size, where)
-    return functools.partial(_pieces, directory, disk, where)
-
-
-def _small(directory: _Directory, disk: bytes, size: int, where: _Place) -> Iterator[bytes]:
-    fd = _open(disk, _OPEN_FILE, directory.fd, where)
-    try:
-        # one byte more than there should be: a file that grows must not pass
-        return iter((_read(fd, size + 1, where, least=size),))
-    finally:
-        os.close(fd)
 
 
 def _pieces(directory: _Directory, disk: bytes, where: _Place) -> Iterator[bytes]:

@@ -164,7 +164,7 @@ def test_listing_is_the_entries_without_contents(tree: Tree) -> None:
         reader = DirectoryReader(name)
         listing = list(reader.listing(path))
         assert listing == list(reader.entries(path)) == list(store.listing(path))
-        assert all(entry.contents is None for entry in listing)
+        assert all(entry.data is None and entry.contents is None for entry in listing)
         for entry in listing:
             if entry.type is EntryType.REGULAR:
                 head = reader.read_head(path, entry.name, 10)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nixery_core.archive import ARCHIVE_VERSION, BATCH, ArchiveEntry, store_entries, write_archive
+from nixery_core.archive import ARCHIVE_VERSION, PIECE, ArchiveEntry, store_entries, write_archive
 from nixery_core.errors import StoreReadError
 from nixery_core.model.storepath import StorePath
 from nixery_core.stores.reader import EntryType
@@ -132,8 +132,8 @@ class TestPieces:
         """Thousands of small members make a few large writes."""
         pieces: list[bytes] = []
         write_archive([file(b"f%05d" % number, b"x" * 600) for number in range(3000)], pieces.append)
-        assert len(pieces) == -(-3000 * (512 + 1024) // BATCH)
-        assert all(BATCH <= len(piece) < 2 * BATCH for piece in pieces[:-1])
+        assert len(pieces) == -(-3000 * (512 + 1024) // PIECE)
+        assert all(PIECE <= len(piece) < 2 * PIECE for piece in pieces[:-1])
 
     def test_progress_counts_content(self) -> None:
         """Progress ends at the bytes of content, headers not counted."""

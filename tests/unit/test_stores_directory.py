@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nixery_core.archive import store_entries, write_archive
+from nixery_core.archive import ArchiveEntry, store_entries, write_archive
 from nixery_core.errors import StoreReadError
 from nixery_core.model.storepath import StorePath
 from nixery_core.stores.nix_store import PIECE, DirectoryReader
@@ -48,9 +48,13 @@ def entries(store: Path, path: StorePath = HELLO) -> list[tuple[bytes, EntryType
     return [(entry.name, entry.type, entry.executable, entry.size, entry.target) for entry in found]
 
 
+def is_file(entry: StoreEntry) -> bool:
+    return entry.type is EntryType.REGULAR
+
+
 def content(entry: StoreEntry) -> bytes:
-    assert entry.contents is not None
-    return b"".join(entry.contents())
+    assert entry.data is not None or entry.contents is not None
+    return entry.read()
 
 
 class TestEntries:
@@ -76,12 +80,21 @@ class TestEntries:
         assert listed == [b"empty/" + name for name in sorted(names)]
 
     def test_contents_come_in_pieces(self, store: Path) -> None:
-        """A large file is never in memory whole."""
-        for entry in DirectoryReader(str(store)).entries(HELLO):
-            if entry.contents is not None:
-                pieces = list(entry.contents())
-                assert sum(map(len, pieces)) == entry.size
-                assert all(len(piece) <= PIECE for piece in pieces)
+        """A large file is never in memory whole, a small one is at hand at once."""
+        (store / HELLO.base / "share" / "limit").write_bytes(bytes(PIECE))
+        found = 0
+        for entry in filter(is_file, DirectoryReader(str(store)).entries(HELLO)):
+            if entry.size < PIECE:
+                assert (entry.data is not None, entry.contents) == (True, None)
+                assert len(entry.read()) == entry.size
+                continue
+            found += 1
+            assert entry.data is None
+            assert entry.contents is not None
+            pieces = list(entry.contents())
+            assert sum(map(len, pieces)) == entry.size
+            assert all(len(piece) <= PIECE for piece in pieces)
+        assert found == 2
 
     def test_hard_links_are_files(self, store: Path) -> None:
         """A store that was optimised gives the same entries."""
@@ -181,31 +194,53 @@ class TestRefusals:
             entries(tmp_path / "nowhere")
         assert "Nix installed" in raised.value.hint
 
-    @pytest.mark.parametrize("change", [b"", b"longer than before", b"short"])
-    def test_file_that_changes_while_it_is_archived(self, store: Path, change: bytes) -> None:
-        """A file that shrinks or grows between the look and the read is an error that names it."""
-        file = store / HELLO.base / "bin" / "hello"
+    @pytest.mark.parametrize("size", [0, PIECE, 4 * PIECE])
+    def test_file_that_changes_while_it_is_archived(self, store: Path, size: int) -> None:
+        """A large file that shrinks or grows between the look and the read is an error that names it."""
+        file = store / HELLO.base / "share" / "large"
         file.chmod(0o644)
+        before = file.stat().st_size
 
-        def entries() -> Iterator[object]:
+        def entries() -> Iterator[ArchiveEntry]:
             for entry in store_entries([HELLO], DirectoryReader(str(store))):
-                if entry.name.endswith(b"bin/hello"):
-                    file.write_bytes(change)
+                if entry.name.endswith(b"share/large"):
+                    file.write_bytes(bytes(size))
                 yield entry
 
+        with pytest.raises(StoreReadError, match=rf"share/large is .*er than the {before} bytes"):
+            write_archive(entries(), lambda _: None)
+
+    @pytest.mark.parametrize("size", [0, 9, 11, 100])
+    def test_small_file_that_changes_while_it_is_read(
+        self, store: Path, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same holds in the moment between two calls of the system."""
+        file = store / HELLO.base / "bin" / "hello"
+        file.chmod(0o644)
+        fstat = os.fstat
+
+        def change(fd: int) -> os.stat_result:
+            status = fstat(fd)
+            if status.st_ino == file.stat().st_ino:
+                file.write_bytes(bytes(size))
+            return status
+
+        monkeypatch.setattr(os, "fstat", change)
         with pytest.raises(StoreReadError, match=r"bin/hello is .*er than the 10 bytes"):
-            write_archive(entries(), lambda _: None)  # type: ignore[arg-type]
+            write_archive(store_entries([HELLO], DirectoryReader(str(store))), lambda _: None)
 
     def test_file_that_becomes_a_link(self, store: Path) -> None:
         """A link in the place of a file is not followed out of the store."""
-        file = store / HELLO.base / "bin" / "hello"
         (store / "secret").write_bytes(b"0123456789")
-        for entry in DirectoryReader(str(store)).entries(HELLO):
-            if entry.name == b"bin/hello":
-                file.unlink()
-                file.symlink_to(store / "secret")
-                with pytest.raises(StoreReadError, match="bin/hello"):
-                    content(entry)
+        for name, before in ((b"bin/hello", b"bin/a"), (b"share/large", b"share/large")):
+            file = store / HELLO.base / os.fsdecode(name)
+            (file.parent / "a").touch()
+            walk = DirectoryReader(str(store)).entries(HELLO)
+            last = next(entry for entry in walk if entry.name == before)
+            file.unlink()
+            file.symlink_to(store / "secret")
+            with pytest.raises(StoreReadError, match=os.fsdecode(name)):
+                [entry.read() for entry in (last, *walk)]
 
     def test_file_that_goes_away(self, store: Path) -> None:
         """A path that is collected while it is read is an error."""
@@ -270,8 +305,8 @@ class TestCaseHack:
         """A store of macOS gives the entries that every other machine gives, in the same order."""
         expected = self.write(tmp_path)
         reader = DirectoryReader(str(tmp_path), case_hack=True)
-        found = [(entry, content(entry)) for entry in reader.entries(HELLO) if entry.contents]
-        assert found == [(entry, content(entry)) for entry in expected.entries(HELLO) if entry.contents]
+        found = [(entry, content(entry)) for entry in reader.entries(HELLO) if is_file(entry)]
+        assert found == [(entry, content(entry)) for entry in expected.entries(HELLO) if is_file(entry)]
         assert list(reader.listing(HELLO)) == list(expected.listing(HELLO))
         assert reader.read_head(HELLO, b"MAKEFILE/x", 9) == b"third"
         assert reader.read_head(HELLO, b"makefile", 9) == b"lower"
