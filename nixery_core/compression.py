@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeAlias
 
 import attrs
+import deflate
+from isal import isal_zlib
 
 from nixery_core.errors import InvalidConfig, StorageError, nearest
 from nixery_core.model.oci import LAYER, LAYER_GZIP, LAYER_ZSTD
@@ -23,11 +25,21 @@ else:
     from backports import zstd
 
 _MIB = 1 << 20
-# no flags, no time, nothing on how it was made, an unknown system (RFC 1952, section 2.3)
-_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-_RAW_DEFLATE = -15
+# window of 32 KiB, gzip format: what zlib's functions take as "wbits"
 _GZIP = 16 + 15
-_NAME = re.compile(r"(?P<codec>[a-z]+)(?::(?P<level>[0-9]{1,2}))?")
+_NAME = re.compile(r"(?P<codec>[a-z]+(?:-[a-z]+)*)(?::(?P<level>[0-9]{1,2}))?")
+
+
+def _levels(highest: int) -> Callable[[object, attrs.Attribute[int], int], None]:
+    def check(codec: object, _: attrs.Attribute[int], level: int) -> None:
+        if isinstance(level, bool) or not isinstance(level, int) or not 1 <= level <= highest:
+            raise InvalidConfig(f"{type(codec).__name__} has no level {level!r}", hint=f"its levels are 1 to {highest}")
+
+    return check
+
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""What a codec takes."""
 
 
 class Codec(Protocol):
@@ -48,7 +60,7 @@ class Codec(Protocol):
         """How many bytes of an archive make one chunk; the last chunk may have fewer."""
         ...
 
-    def compress(self, chunk: bytes | bytearray | memoryview) -> bytes:
+    def compress(self, chunk: Buffer) -> bytes | bytearray:
         """Return one whole frame: frames put behind each other are the compressed archive."""
         ...
 
@@ -59,20 +71,22 @@ class Codec(Protocol):
 
 @attrs.frozen
 class GzipCodec:
-    """gzip, as every client reads it: one member for each MiB.
+    """gzip, as every client reads it: one member for each MiB, made by libdeflate.
+
+    At its own level it is smaller than zlib at level 6, in a third of the time.
 
     >>> codec = GzipCodec()
     >>> b"".join(codec.decompress([codec.compress(b"one"), codec.compress(b"two")]))
     b'onetwo'
     """
 
-    level: int = 6
-    """0 (stored) to 9 (smallest)."""
+    level: int = attrs.field(default=6, validator=_levels(12))
+    """1 (fastest) to 12 (smallest)."""
 
     @property
     def id(self) -> str:
         """Names the algorithm, its parameters and its chunks; enters layer keys."""
-        return f"gzip-zlib-{self.level}-1m"
+        return f"gzip-libdeflate-{self.level}-1m"
 
     @property
     def media_type(self) -> str:
@@ -84,31 +98,67 @@ class GzipCodec:
         """How many bytes of an archive make one chunk."""
         return _MIB
 
-    def compress(self, chunk: bytes | bytearray | memoryview) -> bytes:
-        """Return one gzip member."""
-        deflated = zlib.compress(chunk, self.level, _RAW_DEFLATE)
-        trailer = zlib.crc32(chunk).to_bytes(4, "little") + (len(chunk) & 0xFFFFFFFF).to_bytes(4, "little")
-        return b"".join((_GZIP_HEADER, deflated, trailer))
+    def compress(self, chunk: Buffer) -> bytes | bytearray:
+        """Return one gzip member: no time, no name, no system in its header."""
+        return deflate.gzip_compress(chunk, self.level)
 
     def decompress(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Give the archive back from any gzip stream; raises StorageError."""
-        member = None
-        try:
-            for piece in pieces:
-                rest = piece
-                while rest:
-                    if member is None:
-                        member = zlib.decompressobj(_GZIP)
-                    data = member.decompress(rest, _MIB)
-                    if data:
-                        yield data
-                    rest = member.unused_data if member.eof else member.unconsumed_tail
-                    if member.eof:
-                        member = None
-        except zlib.error as error:
-            raise _damaged("gzip", str(error)) from error
-        if member is not None:
-            raise _damaged("gzip", "it ends too early")
+        return _gunzip(pieces)
+
+
+@attrs.frozen
+class FastGzipCodec:
+    """gzip in a fraction of the time, for a tenth more bytes: one member for each MiB, made by ISA-L.
+
+    For builds that nobody waits for less than for pulls: a registry on the same network, a CI run.
+    """
+
+    level: int = attrs.field(default=2, validator=_levels(3))
+    """1 (fastest) to 3 (smallest)."""
+
+    @property
+    def id(self) -> str:
+        """Names the algorithm, its parameters and its chunks; enters layer keys."""
+        return f"gzip-isal-{self.level}-1m"
+
+    @property
+    def media_type(self) -> str:
+        """The media type of a layer in this compression."""
+        return LAYER_GZIP
+
+    @property
+    def chunk_bytes(self) -> int:
+        """How many bytes of an archive make one chunk."""
+        return _MIB
+
+    def compress(self, chunk: Buffer) -> bytes | bytearray:
+        """Return one gzip member: no time, no name, no system in its header."""
+        return isal_zlib.compress(chunk, self.level, _GZIP)
+
+    def decompress(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Give the archive back from any gzip stream; raises StorageError."""
+        return _gunzip(pieces)
+
+
+def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    member = None
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest:
+                if member is None:
+                    member = zlib.decompressobj(_GZIP)
+                data = member.decompress(rest, _MIB)
+                if data:
+                    yield data
+                rest = member.unused_data if member.eof else member.unconsumed_tail
+                if member.eof:
+                    member = None
+    except zlib.error as error:
+        raise _damaged("gzip", str(error)) from error
+    if member is not None:
+        raise _damaged("gzip", "it ends too early")
 
 
 @attrs.frozen
@@ -120,13 +170,13 @@ class ZstdCodec:
     b'onetwo'
     """
 
-    level: int = 3
+    level: int = attrs.field(default=3, validator=_levels(22))
     """1 (fastest) to 22 (smallest)."""
 
     @property
     def id(self) -> str:
         """Names the algorithm, its parameters and its chunks; enters layer keys."""
-        return f"zstd-{self.level}-8m"
+        return f"zstd-{self.level}-4m"
 
     @property
     def media_type(self) -> str:
@@ -135,10 +185,10 @@ class ZstdCodec:
 
     @property
     def chunk_bytes(self) -> int:
-        """How many bytes of an archive make one chunk: no decoder has to refuse a window of that size (RFC 8878)."""
-        return 8 * _MIB
+        """How many bytes of an archive make one chunk; a larger one would save a thousandth (decision 0004)."""
+        return 4 * _MIB
 
-    def compress(self, chunk: bytes | bytearray | memoryview) -> bytes:
+    def compress(self, chunk: Buffer) -> bytes | bytearray:
         """Return one frame, with the size and a checksum of its content."""
         parameter = zstd.CompressionParameter
         return zstd.compress(chunk, options={parameter.compression_level: self.level, parameter.checksum_flag: 1})
@@ -185,9 +235,9 @@ class NoCodec:
         """How many bytes of an archive make one chunk."""
         return _MIB
 
-    def compress(self, chunk: bytes | bytearray | memoryview) -> bytes:
+    def compress(self, chunk: Buffer) -> bytes | bytearray:
         """Return *chunk*."""
-        return bytes(chunk)
+        return chunk if isinstance(chunk, bytes) else bytes(chunk)
 
     def decompress(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Give *pieces* back."""
@@ -195,29 +245,32 @@ class NoCodec:
 
 
 def codec(name: str) -> Codec:
-    """Return the codec *name*: ``gzip``, ``zstd`` or ``none``, with a level behind a colon; raises InvalidConfig.
+    """Return the codec *name*, with a level behind a colon where it has levels; raises InvalidConfig.
+
+    ``gzip`` (levels 1 to 12), ``gzip-fast`` (1 to 3), ``zstd`` (1 to 22) or ``none``.
 
     >>> codec("zstd:19").id
-    'zstd-19-8m'
+    'zstd-19-4m'
     """
     match = _NAME.fullmatch(name)
     kind, level = (match["codec"], match["level"]) if match else (name, None)
-    if kind == "gzip":
-        return GzipCodec() if level is None else GzipCodec(_level(name, int(level), 0, 9))
-    if kind == "zstd":
-        return ZstdCodec() if level is None else ZstdCodec(_level(name, int(level), 1, 22))
+    if kind in _LEVELS:
+        return _LEVELS[kind]() if level is None else _LEVELS[kind](int(level))
     if kind == "none" and level is None:
         return NoCodec()
-    near = nearest(kind, ("gzip", "zstd", "none"), limit=1)
-    hint = f"did you mean {near[0]}?" if near else "use gzip, zstd, zstd:<level> or none"
+    near = nearest(kind, (*_LEVELS, "none"), limit=1)
+    hint = f"did you mean {near[0]}?" if near else "use gzip, gzip-fast, zstd or none, with a level as in zstd:19"
     raise InvalidConfig(f"there is no codec {name!r}", hint=hint)
+
+
+_LEVELS: dict[str, Callable[..., Codec]] = {"gzip": GzipCodec, "gzip-fast": FastGzipCodec, "zstd": ZstdCodec}
 
 
 def codec_for_media_type(media_type: str) -> Codec:
     """Return the codec that reads layers of *media_type*, Docker's names included; raises InvalidConfig.
 
     >>> codec_for_media_type("application/vnd.docker.image.rootfs.diff.tar.gzip").id
-    'gzip-zlib-6-1m'
+    'gzip-libdeflate-6-1m'
     """
     found = _BY_MEDIA_TYPE.get(media_type)
     if found is None:
@@ -233,12 +286,6 @@ _BY_MEDIA_TYPE: dict[str, Codec] = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": GzipCodec(),
     "application/vnd.docker.image.rootfs.diff.tar.zstd": ZstdCodec(),
 }
-
-
-def _level(name: str, level: int, lowest: int, highest: int) -> int:
-    if not lowest <= level <= highest:
-        raise InvalidConfig(f"the codec {name!r} has no such level", hint=f"levels are {lowest} to {highest}")
-    return level
 
 
 def _damaged(what: str, why: str) -> StorageError:

@@ -42,10 +42,10 @@ class TestMetadata:
         assert (PACKAGE / "py.typed").is_file()
 
     def test_core_depends_on_little(self) -> None:
-        """Without an extra, nothing but attrs, cattrs, fsspec and the backport of zstd is installed."""
+        """Without an extra, nothing but attrs, cattrs, fsspec and three compressors is installed."""
         requirements = [Requirement(text) for text in metadata.requires("nixery-core") or []]
         core = {canonicalize_name(found.name): found for found in requirements if "extra" not in str(found.marker)}
-        assert set(core) == {"attrs", "cattrs", "fsspec", "backports-zstd"}
+        assert set(core) == {"attrs", "cattrs", "deflate", "fsspec", "isal", "backports-zstd"}
         # what the standard library has is not installed
         zstd = core["backports-zstd"]
         assert zstd.marker is not None
