@@ -12,6 +12,7 @@ import attrs
 from nixery_core._shared_layers import SharedLayers
 from nixery_core.cancellation import Cancellation
 from nixery_core.events import BuildEvent, EventCallback
+from nixery_core.layer_stream import Helpers
 from nixery_core.layer_writer import LayerCache
 
 
@@ -44,7 +45,8 @@ def running(
     token.check()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="nixery-core")
     try:
-        yield Run(_one_at_a_time(on_event), token, pool, SharedLayers(pool, executor, cache, token))
+        layers = SharedLayers(pool, Helpers(pool, workers), executor, cache, token)
+        yield Run(_one_at_a_time(on_event), token, pool, layers)
     except BaseException:
         token.cancel("the build failed")
         raise

@@ -11,6 +11,7 @@ import attrs
 from nixery_core.cancellation import Cancellation
 from nixery_core.errors import Cancelled, NixeryError, StorageError, WorkerError
 from nixery_core.events import EventCallback, LayerBuilt, LayerCached, LayerStarted
+from nixery_core.layer_stream import Helpers
 from nixery_core.layer_writer import BuiltLayer, LayerCache, LayerJob, build_layer
 
 # how soon a cancellation is seen while all layers are being written elsewhere, seconds
@@ -38,6 +39,8 @@ class SharedLayers:
     """
 
     pool: ThreadPoolExecutor
+    helpers: Helpers
+    """The same threads, for single chunks of layers: they take them when no layer waits."""
     executor: Executor | None
     """Where layers are written instead of in the pool."""
     cache: LayerCache
@@ -105,7 +108,7 @@ class SharedLayers:
 
     def _submit(self, job: LayerJob, token: Cancellation, emit: EventCallback) -> Future[BuiltLayer]:
         if self.executor is None:
-            return self.pool.submit(_build_here, job, token, emit)
+            return self.pool.submit(_build_here, job, token, emit, self.helpers)
         emit(LayerStarted(layer_key=job.layer_key, nar_size=job.nar_size))
         try:
             return self.executor.submit(build_layer, job)
@@ -181,10 +184,10 @@ def emit_built(layer: BuiltLayer, emit: EventCallback) -> None:
     emit(LayerBuilt(layer_key=layer.layer_key, digest=str(blob.digest), diff_id=str(layer.diff_id), size=blob.size))
 
 
-def _build_here(job: LayerJob, token: Cancellation, emit: EventCallback) -> BuiltLayer:
+def _build_here(job: LayerJob, token: Cancellation, emit: EventCallback, helpers: Helpers) -> BuiltLayer:
     token.check()
     emit(LayerStarted(layer_key=job.layer_key, nar_size=job.nar_size))
-    return build_layer(job, on_event=emit, cancellation=token)
+    return build_layer(job, on_event=emit, cancellation=token, helpers=helpers)
 
 
 def _worker_error(error: Exception) -> WorkerError:

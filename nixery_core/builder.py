@@ -44,7 +44,6 @@ from nixery_core.storage.backend import Backend
 from nixery_core.storage.blobs import put_blob
 from nixery_core.storage.layout import publish_ref
 from nixery_core.storage.pins import pinned
-from nixery_core.stores.reader import StoreReader
 from nixery_core.stores.realiser import Realisation, Realiser, RealiserSource
 
 # the second build has all but what was removed during the first, and nothing old that could be removed
@@ -63,11 +62,13 @@ class ImageBuilder:
         realiser: How names become store paths; by default the source's own way, or else the Nix of this machine.
         layerer: How a closure is split into layers.
         popularity: What the layerer knows of the world outside the image.
-        codec: Name of the compression: ``gzip``, ``zstd``, ``zstd:19``, ``none``.
+        codec: Name of the compression: ``gzip``, ``gzip-fast``, ``zstd``, ``none``, with a level as in ``zstd:19``.
         budget: Most layers of store paths, 1..124; the customisation layer comes on top.
         executor: Where layers are written; by default threads of this process, ``workers`` many.
             It gets module-level functions with picklable arguments, so a process pool or a cluster will do.
         workers: Threads of one build; by default as many as there are processors.
+        verify: Whether store paths are checked against their narHash while they are written; a layer
+            that is in the storage already is not read again.
         on_event: Follows every build; called from several threads, one call at a time.
         on_image: Called with the image ID (the digest of the configuration) and the closure of each image
             that is built, before any name stands for it.  An image from the cache is not told again.
@@ -89,6 +90,7 @@ class ImageBuilder:
         budget: int = DEFAULT_BUDGET,
         executor: Executor | None = None,
         workers: int | None = None,
+        verify: bool = False,
         on_event: EventCallback = ignore_events,
         on_image: Callable[[Digest, Closure], object] | None = None,
     ) -> None:
@@ -107,6 +109,7 @@ class ImageBuilder:
         self._budget = budget
         self._executor = executor
         self._workers = workers or os.cpu_count() or 1
+        self._verify = verify
         self._on_event = on_event
         self._on_image = on_image
         self._layer_cache = LayerCache(backend)
@@ -310,7 +313,7 @@ class ImageBuilder:
             )
             run.cancellation.check()
             layers = [
-                *self._layers(plans, realisation.reader, run),
+                *self._layers(plans, realisation, run),
                 self._customisation_layer(customisation, run),
             ]
         container = container_config(spec, pin, env=customisation.env, shell=customisation.shell)
@@ -381,7 +384,8 @@ class ImageBuilder:
     def _layer_key(self, plan: LayerPlan) -> str:
         return plan.key(archive_version=ARCHIVE_VERSION, codec_id=self._codec.id)
 
-    def _layers(self, plans: Sequence[LayerPlan], reader: StoreReader, run: Run) -> list[BuiltLayer]:
+    def _layers(self, plans: Sequence[LayerPlan], realisation: Realisation, run: Run) -> list[BuiltLayer]:
+        closure = realisation.closure
         keys = [self._layer_key(plan) for plan in plans]
         layers: dict[str, BuiltLayer] = {}
         for key, cached in zip(keys, run.pool.map(run.layers.known, keys), strict=True):
@@ -393,9 +397,10 @@ class ImageBuilder:
                 paths=plan.paths,
                 nar_size=plan.nar_size,
                 layer_key=key,
-                reader=reader,
+                reader=realisation.reader,
                 backend=self._backend.ref,
                 codec=self._codec_name,
+                nar_hashes=closure.nar_hashes(plan.paths) if self._verify else {},
             )
             for plan, key in zip(plans, keys, strict=True)
             if key not in layers
@@ -411,7 +416,7 @@ class ImageBuilder:
             return cached
         size = sum(entry.size for entry in customisation.entries)
         run.emit(LayerStarted(layer_key=key, nar_size=size))
-        writer = LayerWriter(self._backend, self._codec)
+        writer = LayerWriter(self._backend, self._codec, run.layers.helpers)
         built = self._layer_cache.store(
             writer.write(customisation.entries, layer_key=key, on_event=run.emit, cancellation=run.cancellation)
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import attrs
@@ -13,10 +12,11 @@ from nixery_core.cancellation import Cancellation
 from nixery_core.compression import Codec, codec
 from nixery_core.errors import InvalidDocument, ObjectNotFound, StorageError
 from nixery_core.events import EventCallback, LayerProgress, ignore_events
+from nixery_core.layer_stream import Helpers, LayerStream
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import Descriptor, Document
 from nixery_core.model.storepath import StorePath
-from nixery_core.storage.backend import Backend, BackendRef, BlobWriter
+from nixery_core.storage.backend import Backend, BackendRef
 from nixery_core.storage.blobs import blob_exists
 from nixery_core.storage.keys import layer_cache_key
 from nixery_core.storage.plugins import open_backend
@@ -45,10 +45,15 @@ class BuiltLayer(Document):
 
 @attrs.frozen
 class LayerWriter:
-    """Writes layers into a storage; nothing is published before a layer is whole."""
+    """Writes layers into a storage; nothing is published before a layer is whole.
+
+    The bytes of a layer depend on its entries and the codec alone, however many threads take part.
+    """
 
     backend: Backend
     codec: Codec
+    helpers: Helpers | None = None
+    """Threads that compress beside the calling one; without them it does everything itself."""
 
     def write(
         self,
@@ -63,71 +68,32 @@ class LayerWriter:
         Raises:
             StoreReadError: An entry cannot be read or archived.
             StorageError: The storage failed.
-            Cancelled: Through *cancellation*, which is looked at about once a MiB.
+            Cancelled: Through *cancellation*, which is looked at once for each chunk of the codec.
 
         Whatever is raised, also by *on_event*, nothing was published and nothing is left behind.
         """
         token = Cancellation() if cancellation is None else cancellation
         token.check()
         blob = self.backend.open_blob()
+        stream = LayerStream(blob, self.codec, helpers=self.helpers, cancellation=token)
         try:
-            stream = _Stream(blob, self.codec, token)
-            write_archive(entries, stream.write, on_progress=_Progress(layer_key, on_event).report)
-            built = stream.finish(layer_key)
+            progress = _Progress(layer_key, on_event)
+            write_archive(entries, stream.write, piece_bytes=self.codec.chunk_bytes, on_progress=progress.report)
+            streamed = stream.finish()
             token.check()
-            blob.commit(built.descriptor.digest)
+            blob.commit(streamed.digest)
         except BaseException:
+            stream.abandon()
             # the first cause is the one to raise
             with suppress(StorageError):
                 blob.cancel()
             raise
-        return built
-
-
-class _Stream:
-    """Hashes an archive on its way through the codec into a blob."""
-
-    def __init__(self, blob: BlobWriter, codec: Codec, cancellation: Cancellation) -> None:
-        self._blob = blob
-        self._codec = codec
-        self._cancellation = cancellation
-        self._chunk = bytearray()
-        self._archive = hashlib.sha256()
-        self._compressed = hashlib.sha256()
-        self._archive_size = 0
-        self._compressed_size = 0
-
-    def write(self, piece: bytes) -> None:
-        self._cancellation.check()
-        self._archive.update(piece)
-        self._archive_size += len(piece)
-        size = self._codec.chunk_bytes
-        with memoryview(piece) as view:
-            start = 0
-            while start < len(view):
-                end = start + size - len(self._chunk)
-                self._chunk += view[start:end]
-                start = end
-                if len(self._chunk) == size:
-                    self._put()
-
-    def finish(self, layer_key: str) -> BuiltLayer:
-        if self._chunk or not self._archive_size:
-            self._put()
-        digest = Digest("sha256", self._compressed.hexdigest())
         return BuiltLayer(
             layer_key=layer_key,
-            descriptor=Descriptor(self._codec.media_type, digest, self._compressed_size),
-            diff_id=Digest("sha256", self._archive.hexdigest()),
-            uncompressed_size=self._archive_size,
+            descriptor=Descriptor(self.codec.media_type, streamed.digest, streamed.size),
+            diff_id=streamed.diff_id,
+            uncompressed_size=streamed.uncompressed_size,
         )
-
-    def _put(self) -> None:
-        frame = self._codec.compress(self._chunk)
-        self._chunk.clear()
-        self._compressed.update(frame)
-        self._compressed_size += len(frame)
-        self._blob.write(frame)
 
 
 class _Progress:
@@ -190,17 +156,23 @@ class LayerJob:
     backend: BackendRef
     codec: str
     """Name of the codec, as :func:`~nixery_core.compression.codec` takes it."""
+    nar_hashes: Mapping[StorePath, Digest] = attrs.field(factory=dict)
+    """What the paths must hash to; those that are not in it are believed."""
 
 
 def build_layer(
-    job: LayerJob, *, on_event: EventCallback = ignore_events, cancellation: Cancellation | None = None
+    job: LayerJob,
+    *,
+    on_event: EventCallback = ignore_events,
+    cancellation: Cancellation | None = None,
+    helpers: Helpers | None = None,
 ) -> BuiltLayer:
     """Write the layer of *job* and keep its cache entry; raises as :meth:`LayerWriter.write` does.
 
     The entry is written last, so it never speaks of a blob that is not there.
     """
     backend = open_backend(job.backend.url, **job.backend.options)
-    entries = store_entries(job.paths, job.reader)
-    writer = LayerWriter(backend, codec(job.codec))
+    entries = store_entries(job.paths, job.reader, nar_hashes=job.nar_hashes)
+    writer = LayerWriter(backend, codec(job.codec), helpers)
     built = writer.write(entries, layer_key=job.layer_key, on_event=on_event, cancellation=cancellation)
     return LayerCache(backend).store(built)

@@ -119,10 +119,15 @@ def _image_arguments(parser: argparse.ArgumentParser) -> None:
 def _builder_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it is built")
     group.add_argument(
-        "--codec", default="gzip", help="compression of layers: gzip, zstd, zstd:LEVEL, none (default: gzip)"
+        "--codec",
+        default="gzip",
+        help="compression of layers: gzip, gzip-fast, zstd, none; with a level as in zstd:19 (default: gzip)",
     )
     group.add_argument(
         "--budget", type=int, default=DEFAULT_BUDGET, help=f"most layers of store paths (default: {DEFAULT_BUDGET})"
+    )
+    group.add_argument(
+        "--verify", action="store_true", help="check store paths against their narHash while they are written"
     )
     group.add_argument("--popularity", metavar="URL", help="package popularity, for better layers: a file or any URL")
     add_nix_arguments(group)

@@ -125,6 +125,7 @@ def _builder(arguments: Namespace) -> ImageBuilder:
         codec=arguments.codec,
         budget=arguments.budget,
         popularity=_popularity(arguments.popularity),
+        verify=arguments.verify,
     )
 
 

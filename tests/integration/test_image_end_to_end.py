@@ -135,7 +135,7 @@ def machine_of_hello(backend: Backend, image: Image, folder: Path) -> int:
 
 
 class TestContainers:
-    @pytest.mark.parametrize("codec", ["gzip", "zstd"])
+    @pytest.mark.parametrize("codec", ["gzip", "gzip-fast", "zstd"])
     def test_the_image_runs(self, nix, backend, tmp_path, podman, codec):
         """An image made of package names runs, and prints its greeting."""
         image = builder(nix, backend, codec=codec).build(ImageSpec.parse("hello"))
@@ -176,7 +176,7 @@ class TestContainers:
         target = str((tmp_path / "bundle/rootfs/bin/hello").readlink())
         assert (tmp_path / "bundle/rootfs" / target.lstrip("/")).is_file()
 
-    @pytest.mark.parametrize("codec", ["gzip", "zstd"])
+    @pytest.mark.parametrize("codec", ["gzip", "gzip-fast", "zstd"])
     def test_a_registry_takes_and_returns_it(self, nix, backend, tmp_path, registry, codec):
         """Pushed to a registry and pulled again, every blob has the same digest."""
         image = builder(nix, backend, codec=codec).build(ImageSpec.parse("hello"))

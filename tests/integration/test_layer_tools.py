@@ -5,19 +5,22 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nixery_core.archive import store_entries
 from nixery_core.compression import Codec, GzipCodec, codec, codec_for_media_type
+from nixery_core.layer_stream import Helpers
 from nixery_core.layer_writer import BuiltLayer, LayerWriter
-from nixery_core.model.oci import Descriptor, ImageConfig, Manifest, RootFS
+from nixery_core.model.oci import LAYER_GZIP, Descriptor, ImageConfig, Manifest, RootFS
 from nixery_core.model.storepath import StorePath
 from nixery_core.storage.blobs import put_blob
 from nixery_core.storage.keys import blob_key
 from nixery_core.storage.layout import publish_ref
 from nixery_core.storage.local import LocalBackend
+from nixery_core.stores.reader import EntryType
 from nixery_core.testing.memory_store import Executable, MemoryStore, SymbolicLink
 from nixery_core.testing.trees import write_store
 
@@ -38,12 +41,13 @@ TREE = {
 STORE = MemoryStore({PATH: TREE})
 
 
-@pytest.fixture(scope="module", params=["gzip", "gzip:1", "zstd", "none"])
+@pytest.fixture(scope="module", params=["gzip", "gzip:1", "gzip-fast", "gzip-fast:3", "zstd", "none"])
 def layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalBackend, BuiltLayer]:
     """A layer of odd files in a storage."""
     backend = LocalBackend(tmp_path_factory.mktemp("storage") / "s")
-    writer = LayerWriter(backend, codec(request.param))
-    return backend, writer.write(store_entries(STORE.trees, STORE), layer_key="k")
+    with ThreadPoolExecutor(2) as pool:
+        writer = LayerWriter(backend, codec(request.param), Helpers(pool, 2))
+        return backend, writer.write(store_entries(STORE.trees, STORE), layer_key="k")
 
 
 def blob(layer: tuple[LocalBackend, BuiltLayer]) -> Path:
@@ -77,8 +81,8 @@ def expected() -> list[tuple[bytes, str, bytes]]:
             continue
         if entry.target:
             found.append((entry.name, "link", entry.target))
-        elif entry.contents is not None:
-            found.append((entry.name, "0o555" if entry.executable else "0o444", b"".join(entry.contents())))
+        elif entry.type is EntryType.REGULAR:
+            found.append((entry.name, "0o555" if entry.executable else "0o444", entry.read()))
         else:
             found.append((entry.name, "0o555", b"directory"))
     return found
@@ -133,6 +137,54 @@ def test_compressors_accept_it(layer: tuple[LocalBackend, BuiltLayer], require: 
         assert unpacked == archive
 
 
+@pytest.fixture(scope="session")
+def gunzip_in_go(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]) -> Path:
+    """A program that reads with Go's compress/gzip: what docker, containerd and skopeo read layers with."""
+    require("go")
+    folder = tmp_path_factory.mktemp("go")
+    (folder / "gunzip.go").write_text(GUNZIP)
+    environment = {**os.environ, "GOCACHE": str(folder / "cache"), "GO111MODULE": "off", "GOTOOLCHAIN": "local"}
+    command = ["go", "build", "-o", folder / "gunzip", folder / "gunzip.go"]
+    subprocess.run(command, check=True, env=environment, cwd=folder)
+    return folder / "gunzip"
+
+
+GUNZIP = """
+package main
+
+import (
+	"compress/gzip"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	reader, err := gzip.NewReader(os.Stdin)
+	if err != nil {
+		panic(err)
+	}
+	hash := sha256.New()
+	size, err := io.Copy(hash, reader)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Printf("sha256:%x %d", hash.Sum(nil), size)
+}
+"""
+
+
+def test_go_reads_it(layer: tuple[LocalBackend, BuiltLayer], gunzip_in_go: Path) -> None:
+    """Go's own gzip reader takes all members for one stream, to the last byte."""
+    built = layer[1]
+    if built.descriptor.media_type != LAYER_GZIP:
+        pytest.skip("Go's standard library reads gzip only")
+    with blob(layer).open("rb") as file:
+        printed = subprocess.run([gunzip_in_go], stdin=file, check=True, capture_output=True, text=True).stdout
+    assert printed == f"{built.diff_id} {built.uncompressed_size}"
+
+
 def image(layer: tuple[LocalBackend, BuiltLayer]) -> Path:
     backend, built = layer
     config = ImageConfig(architecture="amd64", os="linux", rootfs=RootFS((built.diff_id,)))
@@ -167,6 +219,7 @@ import os, sys
 os.umask(0o077)
 from nixery_core.archive import store_entries
 from nixery_core.compression import GzipCodec
+from nixery_core.layer_stream import Helpers
 from nixery_core.layer_writer import LayerWriter
 from nixery_core.model.storepath import StorePath
 from nixery_core.storage.plugins import open_backend

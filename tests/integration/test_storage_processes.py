@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nixery_core.archive import store_entries
-from nixery_core.compression import NoCodec
+from nixery_core.compression import Codec, GzipCodec, NoCodec, ZstdCodec
 from nixery_core.errors import StorageError, StorageFull
+from nixery_core.layer_stream import Helpers
 from nixery_core.layer_writer import BuiltLayer, LayerCache, LayerJob, LayerWriter, build_layer
 from nixery_core.model.digest import Digest
 from nixery_core.model.storepath import StorePath
@@ -100,7 +101,7 @@ def test_one_of_many_processes_creates(pool: ProcessPoolExecutor, tmp_path: Path
 ENDLESS = """
 import itertools, sys
 from nixery_core.archive import ArchiveEntry
-from nixery_core.compression import NoCodec
+from nixery_core.compression import Codec, GzipCodec, NoCodec, ZstdCodec
 from nixery_core.layer_writer import LayerWriter
 from nixery_core.storage.plugins import open_backend
 from nixery_core.stores.reader import EntryType
@@ -159,12 +160,13 @@ def mounted(tmp_path: Path, require: Callable[..., None]) -> Iterator[Callable[[
         subprocess.run(["umount", where], check=True)
 
 
-def test_full_disk(mounted: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("codec", [NoCodec(), GzipCodec(), ZstdCodec()], ids=lambda codec: codec.id)
+def test_full_disk(mounted: Callable[[str], Path], codec: Codec) -> None:
     """A layer that does not fit is an error that says so; nothing of it is left, and small things still fit."""
     backend = LocalBackend(mounted("size=4m") / "out")
     store = MemoryStore({PATHS[0]: {f"f{number}": os.urandom(1 << 20) for number in range(8)}})
-    with pytest.raises(StorageFull) as raised:
-        LayerWriter(backend, NoCodec()).write(store_entries([PATHS[0]], store), layer_key="k")
+    with ThreadPoolExecutor(2) as pool, pytest.raises(StorageFull) as raised:
+        LayerWriter(backend, codec, Helpers(pool, 2)).write(store_entries([PATHS[0]], store), layer_key="k")
     assert "free some space" in raised.value.hint
     assert list(backend.list("")) == []
     assert backend.create("index.json", b"{}") is True
@@ -200,20 +202,24 @@ def test_read_only_disk(mounted: Callable[[str], Path]) -> None:
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """A layer of half a GB needs no more memory than one of a few MB."""
     code = """
-import resource, sys
+import os, resource, sys
+from concurrent.futures import ThreadPoolExecutor
 from nixery_core.archive import ArchiveEntry
 from nixery_core.compression import codec
+from nixery_core.layer_stream import Helpers
 from nixery_core.layer_writer import LayerWriter
 from nixery_core.storage.plugins import open_backend
 from nixery_core.stores.reader import EntryType
-piece = bytes(1 << 20)
+noise = [os.urandom(1 << 20) for _ in range(16)]
 count = int(sys.argv[3])
 entry = ArchiveEntry(
-    name=b"f", type=EntryType.REGULAR, mode=0o444, size=count << 20, contents=lambda: (piece for _ in range(count)))
-LayerWriter(open_backend(sys.argv[1]), codec(sys.argv[2])).write([entry], layer_key="k")
+    name=b"f", type=EntryType.REGULAR, mode=0o444, size=count << 20,
+    contents=lambda: (noise[n % 16] for n in range(count)))
+with ThreadPoolExecutor(2) as pool:
+    LayerWriter(open_backend(sys.argv[1]), codec(sys.argv[2]), Helpers(pool, 2)).write([entry], layer_key="k")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    for codec in ("gzip:1", "zstd"):
+    for codec in ("gzip-fast", "zstd"):
         peaks = [
             int(
                 subprocess.run(

@@ -24,6 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("_fetch", "_nixfiles", "_documents", "_remembered"),
     ("sources", "layering"),
     ("storage", "stores", "compression", "index"),
+    ("_ustar", "layer_stream"),
     ("archive",),
     ("layer_writer",),
     ("nix", "customisation", "export", "popcount", "served"),

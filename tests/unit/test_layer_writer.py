@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import pytest
 
 from nixery_core.archive import store_entries
 from nixery_core.cancellation import Cancellation
-from nixery_core.compression import Codec, GzipCodec, NoCodec, ZstdCodec
+from nixery_core.compression import Buffer, Codec, GzipCodec, NoCodec, ZstdCodec
 from nixery_core.errors import Cancelled, InvalidDocument, StorageError, StorageFull, StoreReadError
 from nixery_core.events import BuildEvent, LayerProgress
+from nixery_core.layer_stream import Helpers
 from nixery_core.layer_writer import PROGRESS, BuiltLayer, LayerCache, LayerJob, LayerWriter, build_layer
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import LAYER_GZIP, Descriptor
@@ -44,6 +46,8 @@ STORE = MemoryStore(
     }
 )
 KEY = "k" * 64
+# what nix-hash says of it
+HELLO_NAR_HASH = "sha256:0419pif2rvriijb8s48j2cnzyg7h2d87nhpvxxy41bfzgjwa9sxx"
 
 
 @pytest.fixture
@@ -62,8 +66,18 @@ def _no_thread_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-def write(backend: Backend, codec: Codec | None = None, **arguments: Any) -> BuiltLayer:
-    writer = LayerWriter(backend, GzipCodec() if codec is None else codec)
+@pytest.fixture
+def helpers(request: pytest.FixtureRequest) -> Iterator[Helpers | None]:
+    """Threads that help to compress, as many as asked for."""
+    if not request.param:
+        yield None
+        return
+    with ThreadPoolExecutor(request.param) as pool:
+        yield Helpers(pool, request.param)
+
+
+def write(backend: Backend, codec: Codec | None = None, helpers: Helpers | None = None, **arguments: Any) -> BuiltLayer:
+    writer = LayerWriter(backend, GzipCodec() if codec is None else codec, helpers)
     return writer.write(store_entries(STORE.trees, STORE), layer_key=KEY, **arguments)
 
 
@@ -172,13 +186,13 @@ class FailingReader:
 
 
 @attrs.frozen
-class FailingCodec(NoCodec):
-    """Compresses a few chunks, then fails."""
+class FailingCodec(GzipCodec):
+    """Compresses the first chunk, then fails."""
 
-    error: BaseException = attrs.field(factory=Boom)
+    error: BaseException = attrs.field(factory=Boom, kw_only=True)
 
-    def compress(self, chunk: bytes | bytearray | memoryview) -> bytes:
-        if bytes(chunk[:9]) == b"nix/store":
+    def compress(self, chunk: Buffer) -> bytes:
+        if bytes(chunk[:4]) == b"nix/":
             return b"first"
         raise self.error
 
@@ -233,6 +247,7 @@ ERRORS = [StoreReadError("gone"), StorageFull("full"), KeyboardInterrupt(), Memo
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("local", [True, False], ids=["directory", "memory"])
+@pytest.mark.parametrize("helpers", [0, 2], indirect=True, ids=["alone", "helped"])
 class TestFailures:
     """Whatever fails, the first cause is raised, nothing is published and nothing is left behind."""
 
@@ -242,33 +257,33 @@ class TestFailures:
         return LocalBackend(tmp_path / "out") if local else FsspecBackend(f"memory://{uuid.uuid4()}")
 
     @pytest.mark.parametrize("half_way", [False, True])
-    def test_reader(self, backend: Backend, error: BaseException, half_way: bool) -> None:
+    def test_reader(self, backend: Backend, helpers: Helpers | None, error: BaseException, half_way: bool) -> None:
         """The reader fails, between files or within one."""
         reader = FailingReader(error, half_way)
         with pytest.raises(type(error)) as raised:
-            LayerWriter(backend, NoCodec()).write(store_entries([HELLO], reader), layer_key=KEY)
+            LayerWriter(backend, GzipCodec(), helpers).write(store_entries([HELLO], reader), layer_key=KEY)
         assert raised.value is error
         assert everything(backend) == []
 
-    def test_codec(self, backend: Backend, error: BaseException) -> None:
+    def test_codec(self, backend: Backend, helpers: Helpers | None, error: BaseException) -> None:
         """The codec fails."""
         with pytest.raises(type(error)) as raised:
-            write(backend, FailingCodec(error=error))
+            write(backend, FailingCodec(error=error), helpers)
         assert raised.value is error
         assert everything(backend) == []
 
     @pytest.mark.parametrize("where", ["open", "write", "commit"])
-    def test_storage(self, backend: Backend, error: BaseException, where: str) -> None:
+    def test_storage(self, backend: Backend, helpers: Helpers | None, error: BaseException, where: str) -> None:
         """The storage fails, at any call; that its cancel fails as well does not hide why."""
         with pytest.raises(type(error)) as raised:
-            write(FailingBackend(backend, where, error))
+            write(FailingBackend(backend, where, error), None, helpers)
         assert raised.value is error
         assert everything(backend) == []
 
-    def test_callback(self, backend: Backend, error: BaseException) -> None:
+    def test_callback(self, backend: Backend, helpers: Helpers | None, error: BaseException) -> None:
         """The caller's own callback fails."""
         with pytest.raises(type(error)) as raised:
-            write(backend, NoCodec(), on_event=failing_event(error))
+            write(backend, GzipCodec(), helpers, on_event=failing_event(error))
         assert raised.value is error
         assert everything(backend) == []
 
@@ -374,6 +389,16 @@ class TestLayerJob:
         built = build_layer(pickle.loads(pickle.dumps(job)))
         assert built == write(backend)
         assert LayerCache(backend).find(KEY) == built
+
+    def test_content_that_is_not_its_nar_hash_fails_the_layer(self, backend: Backend) -> None:
+        """A damaged store path is found while it is archived; without a hash it is believed."""
+        good = Digest.parse_nix(HELLO_NAR_HASH)
+        job = LayerJob(paths=(HELLO, GLIBC), nar_size=1, layer_key=KEY, reader=STORE, backend=backend.ref, codec="gzip")
+        with pytest.raises(StoreReadError, match=f"{HELLO} does not hold") as raised:
+            build_layer(attrs.evolve(job, nar_hashes={HELLO: Digest.of(b"other")}))
+        assert "repair" in raised.value.hint
+        assert everything(backend) == []
+        assert build_layer(attrs.evolve(job, nar_hashes={HELLO: good})) == build_layer(job)
 
     def test_failed_job_keeps_nothing(self, backend: Backend) -> None:
         """A layer that was not written has no cache entry."""
