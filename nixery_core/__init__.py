@@ -20,7 +20,7 @@ from nixery_core.index.channel import ChannelIndex
 from nixery_core.index.hydra import HydraIndex
 from nixery_core.index.index_file import IndexFile
 from nixery_core.index.package_index import PackageIndex
-from nixery_core.layering import PerPathLayerer, SingleLayerer, UnitsLayerer
+from nixery_core.layering import DominatorLayerer, PerPathLayerer, SingleLayerer, UnitsLayerer
 from nixery_core.layering.layerer import Layerer, LayerPlan
 from nixery_core.layering.popularity import Popularity
 from nixery_core.model.closure import Closure
@@ -49,6 +49,7 @@ __all__ = [
     "CustomFile",
     "Descriptor",
     "Digest",
+    "DominatorLayerer",
     "GitRepository",
     "HydraIndex",
     "Image",

@@ -15,7 +15,7 @@ from nixery_core.assemble import container_config, image_config, image_manifest,
 from nixery_core.cancellation import Cancellation
 from nixery_core.compression import codec as codec_by_name
 from nixery_core.customisation import CUSTOMISATION_VERSION, Customisation, customise
-from nixery_core.errors import InvalidConfig, LayerBudgetError, ObjectNotFound
+from nixery_core.errors import InvalidConfig, ObjectNotFound
 from nixery_core.events import (
     ClosureResolved,
     EventCallback,
@@ -30,7 +30,7 @@ from nixery_core.events import (
 from nixery_core.image import Image, ImagePlan, PlannedLayer
 from nixery_core.layer_writer import BuiltLayer, LayerCache, LayerJob, LayerWriter
 from nixery_core.layering import UnitsLayerer
-from nixery_core.layering.layerer import DEFAULT_BUDGET, MAX_LAYERS, Layerer, LayerPlan, check_budget, check_plans
+from nixery_core.layering.layerer import DEFAULT_BUDGET, Layerer, LayerPlan, check_budget, check_plans
 from nixery_core.layering.popularity import Popularity
 from nixery_core.manifest_cache import CachedImage, FoundImage, ManifestCache
 from nixery_core.model.closure import Closure
@@ -64,6 +64,8 @@ class ImageBuilder:
         popularity: What the layerer knows of the world outside the image.
         codec: Name of the compression: ``gzip``, ``gzip-fast``, ``zstd``, ``none``, with a level as in ``zstd:19``.
         budget: Most layers of store paths, 1..124; the customisation layer comes on top.
+        base_layers: Layers of the base that the caller puts these images on: with the budget and the
+            customisation layer no more than 125.
         executor: Where layers are written; by default threads of this process, ``workers`` many.
             It gets module-level functions with picklable arguments, so a process pool or a cluster will do.
         workers: Threads of one build; by default as many as there are processors.
@@ -75,7 +77,7 @@ class ImageBuilder:
 
     Raises:
         InvalidConfig: For an unknown codec.
-        LayerBudgetError: For a budget outside 1..124.
+        LayerBudgetError: For a budget outside 1..124, or more than 125 layers in all.
     """
 
     def __init__(
@@ -88,17 +90,16 @@ class ImageBuilder:
         popularity: Popularity | None = None,
         codec: str = "gzip",
         budget: int = DEFAULT_BUDGET,
+        base_layers: int = 0,
         executor: Executor | None = None,
         workers: int | None = None,
         verify: bool = False,
         on_event: EventCallback = ignore_events,
         on_image: Callable[[Digest, Closure], object] | None = None,
     ) -> None:
-        if check_budget(budget) + 1 > MAX_LAYERS:
-            raise LayerBudgetError(
-                f"a budget of {budget} leaves no room for the customisation layer",
-                hint=f"engines take {MAX_LAYERS} layers: use at most {MAX_LAYERS - 1}",
-            )
+        check_budget(budget, beside=base_layers)
+        # the customisation layer
+        check_budget(budget, beside=base_layers + 1)
         self._source = source
         self._backend = backend
         self._realiser: Realiser = _realiser_of(source) if realiser is None else realiser

@@ -12,6 +12,7 @@ from nixery_core.cli.demo import add_demo_command
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.fsck import add_fsck_command
 from nixery_core.cli.index import add_index_command
+from nixery_core.cli.layerer_argument import add_layerer_argument
 from nixery_core.cli.nix_arguments import add_nix_arguments
 from nixery_core.cli.popcount import add_popcount_command
 from nixery_core.cli.serve import add_serve_command
@@ -129,6 +130,7 @@ def _builder_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--verify", action="store_true", help="check store paths against their narHash while they are written"
     )
+    add_layerer_argument(group)
     group.add_argument("--popularity", metavar="URL", help="package popularity, for better layers: a file or any URL")
     add_nix_arguments(group)
 

@@ -15,6 +15,7 @@ from nixery_core.cli.cache_argument import cache_options
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.image_arguments import image_spec
 from nixery_core.cli.image_report import report_image
+from nixery_core.cli.layerer_argument import parse_layerer
 from nixery_core.cli.nix_arguments import nix_of
 from nixery_core.cli.output import parse_output, write_output
 from nixery_core.cli.progress import progress
@@ -124,6 +125,7 @@ def _builder(arguments: Namespace) -> ImageBuilder:
         realiser=None if isinstance(source, RealiserSource) else nix_of(arguments),
         codec=arguments.codec,
         budget=arguments.budget,
+        layerer=parse_layerer(arguments.layerer),
         popularity=_popularity(arguments.popularity),
         verify=arguments.verify,
     )

@@ -4,6 +4,7 @@ A :class:`Layerer` turns a closure, a :class:`Popularity` and a budget into :cla
 bottom layer first.  :class:`UnitsLayerer` is the default; any object with ``id`` and ``plan`` will do.
 """
 
+from nixery_core.layering.dominator import DominatorLayerer
 from nixery_core.layering.layerer import (
     DEFAULT_BUDGET,
     MAX_LAYERS,
@@ -19,6 +20,7 @@ from nixery_core.layering.units import UnitsLayerer
 __all__ = [
     "DEFAULT_BUDGET",
     "MAX_LAYERS",
+    "DominatorLayerer",
     "LayerPlan",
     "Layerer",
     "PerPathLayerer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -17,7 +18,7 @@ class Graph:
     """The store paths of a closure, numbered so that every path comes after all that it refers to.
 
     The numbers depend on the hashes of the paths, so they must not decide what goes together:
-    ties are broken by ``label`` first, which survives an update.
+    ties are broken by ``rank``, which looks at the label first, and that survives an update.
     """
 
     paths: Sequence[StorePath]
@@ -46,11 +47,17 @@ class Graph:
             for j in references[-1]:
                 referrers[j].append(i)
         labels = [popularity.name_of(path) for path in paths]
+        counts = popularity.counts
         return cls(
             paths=paths,
             sizes=[info.nar_size for info in infos],
             labels=labels,
-            counts=[popularity.counts.get(label, 0) for label in labels],
+            # a name that holds a version tells of that version only; the package is at least as widely
+            # used as the name without it
+            counts=[
+                max(counts.get(label, 0), counts.get(path.package_name, 0)) if counts else 0
+                for label, path in zip(labels, paths, strict=True)
+            ],
             references=references,
             referrers=referrers,
             roots=[number[root] for root in closure.roots],
@@ -59,8 +66,9 @@ class Graph:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def closures(self) -> list[int]:
-        """Return for each path the set of paths that it needs, itself among them, as bits of an integer."""
+    @functools.cached_property
+    def closures(self) -> Sequence[int]:
+        """For each path the set of paths that it needs, itself among them, as bits of an integer."""
         masks: list[int] = []
         for i, references in enumerate(self.references):
             mask = 1 << i
@@ -69,7 +77,40 @@ class Graph:
             masks.append(mask)
         return masks
 
+    @functools.cached_property
+    def rank(self) -> Sequence[int]:
+        """For each path its place in the order of labels, and of paths where these are equal."""
+        ranks = [0] * len(self)
+        # the texts are compared: many times faster than the order of store paths, and the same
+        order = sorted(range(len(self)), key=lambda i: (self.labels[i], self.paths[i].hash, self.paths[i].name))
+        for rank, i in enumerate(order):
+            ranks[i] = rank
+        return ranks
+
+    @functools.cached_property
+    def by_use(self) -> Sequence[int]:
+        """The paths, most widely used first."""
+        return sorted(range(len(self)), key=lambda i: (-self.counts[i], self.rank[i]))
+
+    @functools.cached_property
+    def dependents(self) -> Sequence[int]:
+        """For each path the set of paths that need it, itself among them: bit n is path ``by_use[n]``.
+
+        So the lowest bit of a set is its most widely used path.
+        """
+        masks = [0] * len(self)
+        for n, i in enumerate(self.by_use):
+            masks[i] = 1 << n
+        for i in reversed(range(len(self))):
+            for j in self.references[i]:
+                masks[j] |= masks[i]
+        return masks
+
+    def size(self, members: Iterable[int]) -> int:
+        """Return the sum of the NAR sizes of *members*, bytes."""
+        return sum(self.sizes[i] for i in members)
+
     def plan(self, members: Iterable[int], reason: str) -> LayerPlan:
         """Return the layer of *members*."""
         numbers = list(members)
-        return LayerPlan([self.paths[i] for i in numbers], sum(self.sizes[i] for i in numbers), reason)
+        return LayerPlan([self.paths[i] for i in numbers], self.size(numbers), reason)

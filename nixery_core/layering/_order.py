@@ -6,19 +6,24 @@ from collections.abc import Iterable, Sequence
 
 from nixery_core.layering._graph import Graph
 from nixery_core.layering.layerer import LayerPlan
-from nixery_core.model.storepath import StorePath
+
+Layer = tuple[Sequence[int], str]
+"""The numbers of store paths, and why they are together."""
 
 
-def bottom_first(graph: Graph, layers: Iterable[tuple[Sequence[int], str]]) -> tuple[LayerPlan, ...]:
-    """Return the plans of *layers*, the most widely used at the bottom.
+def bottom_first(graph: Graph, shared: Iterable[Layer], particular: Iterable[Layer] = ()) -> tuple[LayerPlan, ...]:
+    """Return the plans of all layers in manifest order.
 
     Stores that name a layer by all that lies below it (overlay2, the snapshotters of containerd) share
-    no more than the common bottom of two images.
+    no more than the common bottom of two images.  So the layers come first whose bytes other images
+    most likely ask for as well, bytes times use, and what is *particular* to this image lies on top.
     """
 
-    def place(layer: tuple[Sequence[int], str]) -> tuple[int, str, StorePath]:
+    def place(layer: Layer) -> tuple[int, int]:
         members = layer[0]
-        top = max(graph.counts[i] for i in members)
-        return -top, min(graph.labels[i] for i in members), min(graph.paths[i] for i in members)
+        # without popularity data the bytes alone decide
+        use = max(1, max(graph.counts[i] for i in members))
+        return -use * graph.size(members), min(graph.rank[i] for i in members)
 
-    return tuple(graph.plan(members, reason) for members, reason in sorted(layers, key=place))
+    order = [*sorted(shared, key=place), *sorted(particular, key=place)]
+    return tuple(graph.plan(members, reason) for members, reason in order)

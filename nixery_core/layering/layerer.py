@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -20,7 +21,8 @@ DEFAULT_BUDGET = 94
 
 
 def _sorted(paths: Iterable[StorePath]) -> tuple[StorePath, ...]:
-    return tuple(sorted(paths))
+    # the order of StorePath itself, many times faster than its operators
+    return tuple(sorted(paths, key=operator.attrgetter("hash", "name")))
 
 
 @attrs.frozen
@@ -68,10 +70,34 @@ class Layerer(Protocol):
         ...
 
 
-def check_budget(budget: int) -> int:
-    """Return *budget* if it is within 1..125; raises LayerBudgetError."""
+def check_budget(budget: int, *, beside: int = 0) -> int:
+    """Return *budget* if it is a whole number from 1, and no more than MAX_LAYERS with the layers *beside* it.
+
+    Layers beside the store paths are those of a base image and the customisation layer.
+
+    Raises LayerBudgetError.
+
+    >>> check_budget(94, beside=31)
+    94
+    >>> check_budget(94, beside=32)
+    Traceback (most recent call last):
+    nixery_core.errors.LayerBudgetError: a budget of 94 and 32 other layers are more than 125
+    """
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= MAX_LAYERS:
-        raise LayerBudgetError(f"a layer budget is a whole number from 1 to {MAX_LAYERS}, not {budget!r}")
+        raise LayerBudgetError(
+            f"a layer budget is a whole number from 1 to {MAX_LAYERS}, not {budget!r}",
+            hint=f"container engines take images of at most {MAX_LAYERS} layers",
+        )
+    if isinstance(beside, bool) or not isinstance(beside, int) or beside < 0:
+        raise LayerBudgetError(
+            f"a number of layers is a whole number from 0, not {beside!r}", hint="count the layers of the base image"
+        )
+    if budget + beside > MAX_LAYERS:
+        left = MAX_LAYERS - beside
+        raise LayerBudgetError(
+            f"a budget of {budget} and {beside} other layer{'s' if beside > 1 else ''} are more than {MAX_LAYERS}",
+            hint=f"engines take no more: use a budget of at most {left}" if left > 0 else "use a base of fewer layers",
+        )
     return budget
 
 

@@ -39,16 +39,16 @@ class PerPathLayerer:
     @property
     def id(self) -> str:
         """The name of the strategy with its version."""
-        return "per-path/1"
+        return "per-path/2"
 
     def plan(self, closure: Closure, popularity: Popularity, budget: int) -> tuple[LayerPlan, ...]:
-        """Return at most *budget* plans, most widely used first; raises LayerBudgetError."""
+        """Return at most *budget* plans in manifest order; raises LayerBudgetError."""
         check_budget(budget)
         graph = Graph.of(closure, popularity)
-        largest = sorted(range(len(graph)), key=lambda i: (-graph.sizes[i], graph.paths[i]))
+        largest = sorted(range(len(graph)), key=lambda i: (-graph.sizes[i], graph.rank[i]))
         alone = largest if len(largest) <= budget else largest[: budget - 1]
         rest = largest[len(alone) :]
-        layers = [([i], "one layer a store path") for i in alone]
-        if rest:
-            layers.append((rest, f"the {len(rest)} smallest store paths, beyond the budget of {budget} layers"))
-        return bottom_first(graph, layers)
+        smallest = (
+            [(rest, f"the {len(rest)} smallest store paths, beyond the budget of {budget} layers")] if rest else []
+        )
+        return bottom_first(graph, [([i], "one layer a store path") for i in alone], smallest)

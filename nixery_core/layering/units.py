@@ -2,75 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
+from nixery_core.layering._families import Unit, families
 from nixery_core.layering._graph import Graph
-from nixery_core.layering._order import bottom_first
-from nixery_core.layering._split import split_by_dependencies
-from nixery_core.layering.layerer import LayerPlan, check_budget
+from nixery_core.layering._order import Layer, bottom_first
+from nixery_core.layering._reasons import some
+from nixery_core.layering._rest import gather
+from nixery_core.layering.layerer import DEFAULT_BUDGET, LayerPlan, check_budget
 from nixery_core.layering.popularity import Popularity
 from nixery_core.model.closure import Closure
+
+_TIGHTNESS = 1.5
+"""The n-th largest store path of an image has about n ** -1.5 times the bytes of the largest: what a
+layer is worth when there are n of them."""
 
 
 @attrs.frozen(kw_only=True)
 class UnitsLayerer:
-    """Joins a small store path to the one that brings it along, by facts that hold in every image.
+    """Joins store paths that come together in every image, and splits what is beyond the budget for this one.
 
-    A path of at most *small* bytes joins the most widely used path that refers to it, where that one
-    is used nearly as widely.  As this follows from the popularity data and not from the rest of the
-    image, the same layer appears in every image that holds these packages.  What is beyond the budget
-    is split by what it depends on, so that an update changes few layers.
+    Whether paths are joined follows from how widely they are used outside the image and from what they
+    depend on, never from the rest of the image, so the same layers appear in every image that holds these
+    packages.  A join costs bytes that are pulled in vain: by images that have a path without its
+    companions, and after an update that only a companion needed.  Paths are joined while that is less
+    than the *price* of a layer.  The smallest units beyond the budget are gathered by the same measure.
     """
 
-    small: int = attrs.field(default=4 << 20, validator=attrs.validators.ge(0))
-    """Most bytes of NAR that join another path."""
-    share: float = attrs.field(default=0.9, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
-    """How widely the other path must be used, as part of this path's own count."""
+    price: int = attrs.field(default=768 << 10, validator=attrs.validators.ge(0))
+    """Bytes that may be wasted to have one layer less, with the default budget; more with a smaller one."""
+    share: float = attrs.field(default=0.75, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+    """How widely the host of a path must be used, as part of the path's own count."""
     least: int = attrs.field(default=3, validator=attrs.validators.ge(1))
     """Counts below this are too few to tell."""
+    update_rate: float = attrs.field(default=0.006, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+    """Chance of a package to be updated between two pulls."""
 
     @property
     def id(self) -> str:
         """The name of the strategy with its version and parameters."""
-        return f"units/1 small={self.small} share={self.share!r} least={self.least}"
+        return f"units/2 price={self.price} share={self.share!r} least={self.least} update_rate={self.update_rate!r}"
 
     def plan(self, closure: Closure, popularity: Popularity, budget: int) -> tuple[LayerPlan, ...]:
-        """Return at most *budget* plans, most widely used first; raises LayerBudgetError."""
+        """Return at most *budget* plans in manifest order; raises LayerBudgetError."""
         check_budget(budget)
         graph = Graph.of(closure, popularity)
-        units = self._units(graph)
+        units = families(
+            graph,
+            price=self.price * (DEFAULT_BUDGET / budget) ** _TIGHTNESS,
+            update_rate=self.update_rate,
+            is_host=lambda path, host: (
+                graph.counts[path] >= self.least
+                and graph.counts[host] >= max(self.least, self.share * graph.counts[path])
+            ),
+        )
         if len(units) <= budget:
-            return bottom_first(graph, [(unit, _why_unit(graph, unit)) for unit in units])
-        sizes = [sum(graph.sizes[i] for i in unit) for unit in units]
-        largest = sorted(range(len(units)), key=lambda n: (-sizes[n], graph.paths[units[n][0]]))
-        groups = max(1, budget // 5)
-        alone, rest = largest[: budget - groups], [units[n] for n in largest[budget - groups :]]
-        layers = [(units[n], _why_unit(graph, units[n])) for n in alone]
-        for group in split_by_dependencies(graph, rest, groups):
-            members = [i for n in group for i in rest[n]]
-            layers.append((members, f"{len(members)} small store paths that depend on the same packages"))
-        return bottom_first(graph, layers)
-
-    def _units(self, graph: Graph) -> list[list[int]]:
-        """Return the paths as units, the path that brings the others along first."""
-        joined = list(graph.sizes)
-        target = list(range(len(graph)))
-        for i in range(len(graph)):
-            if joined[i] > self.small or not graph.referrers[i] or graph.counts[i] < self.least:
-                continue
-            host = max(graph.referrers[i], key=lambda j: (graph.counts[j], graph.labels[j], graph.paths[j]))
-            if graph.counts[host] >= max(self.least, self.share * graph.counts[i]):
-                target[i] = host
-                joined[host] += joined[i]
-        units: dict[int, list[int]] = {}
-        for i in reversed(range(len(graph))):
-            target[i] = target[target[i]]
-            units.setdefault(target[i], []).append(i)
-        return list(units.values())
+            return bottom_first(graph, [_layer(graph, unit) for unit in units])
+        alone, rest = _cut(graph, units, budget)
+        groups = gather(graph, [unit.members for unit in rest], budget - len(alone), update_rate=self.update_rate)
+        return bottom_first(
+            graph,
+            [_layer(graph, unit) for unit in alone],
+            [_rest_layer(graph, [i for n in group for i in rest[n].members]) for group in groups],
+        )
 
 
-def _why_unit(graph: Graph, unit: list[int]) -> str:
-    host = graph.labels[unit[0]]
-    if len(unit) == 1:
-        return f"{host} alone"
-    return f"{host} and {len(unit) - 1} small store paths that nearly always come with it"
+def _cut(graph: Graph, units: Sequence[Unit], budget: int) -> tuple[list[Unit], list[Unit]]:
+    """Part the units that have a layer of their own from the small rest, which gets a sixteenth of the budget or more.
+
+    The cut is at a power of two, so that images of about one size make it at the same place.
+    """
+    sizes = {unit: graph.size(unit.members) for unit in units}
+    first_beyond = sorted(sizes.values(), reverse=True)[budget - max(1, budget // 16)]
+    cut = 1 << first_beyond.bit_length()
+    return [unit for unit in units if sizes[unit] >= cut], [unit for unit in units if sizes[unit] < cut]
+
+
+def _layer(graph: Graph, unit: Unit) -> Layer:
+    members, host = unit.members, graph.labels[unit.host]
+    if len(members) == 1:
+        return members, f"{host} alone"
+    if members[0] == unit.host:
+        return members, f"{host} and {some(graph, members[1:])}, which nearly always come with it"
+    return members, f"{some(graph, members)}, which nearly always come with {host}"
+
+
+def _rest_layer(graph: Graph, members: Sequence[int]) -> Layer:
+    if len(members) == 1:
+        return members, f"{graph.labels[members[0]]} alone"
+    return members, f"small and particular to this image, they depend on much the same: {some(graph, members)}"

@@ -19,6 +19,7 @@ from nixery_core import (
     CustomFile,
     Descriptor,
     Digest,
+    DominatorLayerer,
     GitRepository,
     Image,
     ImageBuilder,
@@ -206,7 +207,7 @@ class Cache:
 
 
 sources: list[PackageSource] = [Mirror("x"), NixpkgsChannel("x"), GitRepository("x"), LocalPath("x")]
-layerers: list[Layerer] = [OneLayer(), UnitsLayerer(), PerPathLayerer(), SingleLayerer()]
+layerers: list[Layerer] = [OneLayer(), UnitsLayerer(), DominatorLayerer(), PerPathLayerer(), SingleLayerer()]
 backends: list[Backend] = [Storage(), LocalBackend("x"), FsspecBackend("memory://x")]
 writers: list[BlobWriter] = [Writer(), backends[0].open_blob()]
 readers: list[StoreReader] = [Reader(), MemoryStore({})]

@@ -290,6 +290,12 @@ class TestPlan:
         """As many layers as asked for, and one more for the customisation."""
         assert len(builder(backend, budget=1).build(ImageSpec.parse("git")).layers) == 2
 
+    def test_the_layers_of_a_base_count(self, backend):
+        """Base, store paths and customisation layer together are no more than engines take."""
+        builder(backend, budget=94, base_layers=30)
+        with pytest.raises(LayerBudgetError, match=r"94 and 32 other layers are more than 125.*at most 93"):
+            builder(backend, budget=94, base_layers=31)
+
     @pytest.mark.parametrize("budget", [0, -1, 125, 126, True, "9"])
     def test_budgets_that_no_engine_takes_are_refused(self, backend, budget):
         """A builder that could make images nobody can run is never made."""

@@ -245,7 +245,19 @@ class TestImporting:
     def test_importing_the_library_needs_no_extra(self) -> None:
         """`import nixery_core` loads no web server, no terminal library, no cloud SDK and no test tool."""
         loaded = set(python("-c", "import nixery_core, sys; print('\\n'.join(sys.modules))").split())
-        extras = {"s3fs", "gcsfs", "boto3", "botocore", "starlette", "uvicorn", "anyio", "rich", "pytest", "hypothesis"}
+        extras = {
+            "s3fs",
+            "gcsfs",
+            "boto3",
+            "botocore",
+            "starlette",
+            "uvicorn",
+            "anyio",
+            "rich",
+            "pytest",
+            "hypothesis",
+            "networkx",
+        }
         extras |= {"urllib3", "cryptography", "brotli"}
         assert loaded & extras == set()
         assert {name for name in loaded if unit(name) in NOT_REEXPORTED and name.startswith("nixery_core.")} == set()
