@@ -49,6 +49,11 @@ from nixery_core.model.package import ResolvedPackage
 from nixery_core.storage.backend import BackendRef, BlobWriter, ObjectInfo
 from nixery_core.storage.fsspec_backend import FsspecBackend
 from nixery_core.storage.local import LocalBackend
+from nixery_core.stores.binary_cache import BinaryCache
+from nixery_core.stores.binary_caches import BinaryCaches, Found
+from nixery_core.stores.cache_closure import cached_closure
+from nixery_core.stores.cache_reader import BinaryCacheReader
+from nixery_core.stores.narinfo import NarInfo
 from nixery_core.stores.reader import StoreEntry, StoreReader
 from nixery_core.stores.realiser import Realisation, Realiser
 from nixery_core.testing.memory_realiser import MemoryRealiser
@@ -221,3 +226,20 @@ ImageBuilder(NixpkgsChannel("nixos-unstable"), "file:///images")  # type: ignore
 ImageSpec.parse("git").packages = ()  # type: ignore[misc]
 ImageSpec(("git",))  # type: ignore[call-arg]
 BlobWriter()  # type: ignore[misc]
+
+
+# binary caches
+
+
+def read_a_cache(path: StorePath) -> StoreReader:
+    cache = BinaryCache("https://cache.nixos.org", ["cache.nixos.org-1", "own-1:..."], priority=10)
+    scratch = BinaryCache("file:///srv/cache", allow_unsigned=True)
+    assert_type(cache.narinfo(path), NarInfo | None)
+    for found, info in cache.narinfos([path]):
+        assert_type(found, StorePath)
+        assert_type(info, NarInfo | None)
+    assert_type(BinaryCaches([cache, scratch]).find(path), Found | None)
+    assert_type(cached_closure(cache, [path]), Closure)
+    assert_type(cached_closure([cache, scratch], [path], cancellation=Cancellation()), Closure)
+    reader = BinaryCacheReader([cache, scratch], listings=False)
+    return BinaryCacheReader(reader.caches)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from nixery_core.model.digest import nix_base32
 from nixery_core.model.storepath import StorePath
 from nixery_core.stores.binary_cache import BinaryCache, CacheInfo
 from nixery_core.stores.narinfo import NarInfo
+from nixery_core.stores.signatures import _key
 from nixery_core.testing.binary_cache import SigningKey, write_cache
 from nixery_core.testing.file_server import Answer, FileServer, Request
 from nixery_core.testing.memory_store import MemoryStore
@@ -363,6 +366,42 @@ class TestWebServers:
         with FileServer(folder, answer) as server:
             assert at(server.url).narinfo(FIRST) is not None
 
+    def test_answers_may_be_packed(self, folder: Path) -> None:
+        """A server may say Content-Encoding: caches in S3 do so for narinfos that were uploaded packed."""
+
+        def answer(request: Request, times: int) -> Answer | None:
+            if not request.path.endswith(".narinfo"):
+                return None
+            data = (folder / request.path[1:]).read_bytes()
+            return Answer(200, gzip.compress(data), {"Content-Encoding": "gzip"})
+
+        with FileServer(folder, answer) as server:
+            assert at(server.url).narinfo(FIRST) == local(folder).narinfo(FIRST)
+
+    def test_a_packed_answer_that_explodes(self, folder: Path) -> None:
+        """The bound on narinfos is that of what they unpack to."""
+        bomb = Answer(200, gzip.compress(bytes(64 << 20)), {"Content-Encoding": "gzip"})
+        with (
+            FileServer(folder, lambda request, _: bomb if request.path.endswith(".narinfo") else None) as server,
+            pytest.raises(BinaryCacheError, match="more than 4 MiB"),
+        ):
+            at(server.url).narinfo(FIRST)
+
+    def test_the_proxy_of_the_environment_is_used(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the environment names a proxy, it is asked, with its password; not for what no_proxy names."""
+
+        def answer(request: Request, times: int) -> Answer | None:
+            name = request.path.removeprefix("http://cache.example.org/")
+            return Answer(200, (folder / name).read_bytes()) if name != request.path else None
+
+        with FileServer(folder, answer) as server:
+            monkeypatch.setenv("http_proxy", server.url.replace("//", "//user:word@"))
+            monkeypatch.setenv("no_proxy", "127.0.0.1")
+            assert at("http://cache.example.org").narinfo(FIRST) is not None
+            assert server.requests[-1].headers["proxy-authorization"].startswith("Basic ")
+            assert at(server.url).narinfo(FIRST) is not None
+            assert server.requests[-1].path == f"/{FIRST.hash}.narinfo"
+
 
 class TestThreadsAndProcesses:
     def test_an_iterator_that_is_closed_leaves_no_thread(self, folder: Path) -> None:
@@ -414,6 +453,20 @@ class TestArguments:
         """A misspelled option is an error."""
         with pytest.raises(InvalidConfig):
             BinaryCache(**arguments).info()
+
+    @pytest.mark.parametrize("package", ["urllib3", "cryptography"])
+    def test_a_package_that_is_missing_is_named(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    ) -> None:
+        """Without the extra, the error says which package is missing and how to get it."""
+        caches = {"urllib3": at("http://127.0.0.1:1"), "cryptography": at(str(folder))}
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, "nixery_core.stores._http_objects", raising=False)
+        monkeypatch.setattr("nixery_core.stores.signatures._key", _key.__wrapped__)
+        with pytest.raises(InvalidConfig, match=package) as caught:
+            caches[package].narinfo(FIRST)
+        assert "nixery-core[cache]" in caught.value.hint
 
     def test_a_scheme_that_nobody_knows(self) -> None:
         """The error says what to do."""
