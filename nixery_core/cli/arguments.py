@@ -11,6 +11,7 @@ from nixery_core.cli.cache_argument import add_cache_arguments
 from nixery_core.cli.demo import add_demo_command
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.fsck import add_fsck_command
+from nixery_core.cli.gc import add_gc_command
 from nixery_core.cli.index import add_index_command
 from nixery_core.cli.layerer_argument import add_layerer_argument
 from nixery_core.cli.nix_arguments import add_nix_arguments
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     names.add_commands(subparsers)
     add_fsck_command(subparsers)
     add_popcount_command(subparsers)
+    add_gc_command(subparsers)
     return parser
 
 

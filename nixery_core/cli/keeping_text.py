@@ -30,6 +30,18 @@ def duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
+def duration_text(seconds: float) -> str:
+    """Return a time span for a person.
+
+    >>> duration_text(59), duration_text(5400), duration_text(7 * 86400)
+    ('59 s', '1.5 h', '7.0 d')
+    """
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def positive(text: str) -> int:
     """Read a number above 0; raises ArgumentTypeError."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:

@@ -27,7 +27,7 @@ from nixery_core.model.oci import INDEX, MANIFEST, Descriptor
 from nixery_core.storage.backend import Backend, ObjectInfo
 from nixery_core.storage.blobs import image_blobs, verified
 from nixery_core.storage.capabilities import SupportsUploads
-from nixery_core.storage.image_index import index_problem, write_index
+from nixery_core.storage.image_index import index_problem, refresh_index, write_index
 from nixery_core.storage.keys import (
     CANDIDATES_KEY,
     CLOCKS,
@@ -46,7 +46,6 @@ from nixery_core.storage.keys import (
     parse_lease_key,
     parse_ref_key,
 )
-from nixery_core.storage.pins import PIN_LIFETIME
 
 DEFAULT_GRACE = 24 * 3600.0
 """Seconds for which what lies in ``staging/`` may belong to a build that runs."""
@@ -246,22 +245,17 @@ class _Check:
         return not isinstance(self._blob(found)[1], DigestMismatch)
 
     def _others(self, infos: Iterable[ObjectInfo]) -> Iterator[Problem]:
-        old = {
-            STAGING: (ProblemKind.OLD_STAGING, self._settings.grace),
-            PINS: (ProblemKind.OLD_MARK, max(PIN_LIFETIME, self._settings.grace)),
-            SWEEPS: (ProblemKind.OLD_MARK, self._settings.grace),
-            CLOCKS: (ProblemKind.OLD_MARK, self._settings.grace),
-            LEASES: (ProblemKind.OLD_MARK, self._settings.grace),
-        }
+        marks = dict.fromkeys((PINS, SWEEPS, CLOCKS, LEASES), ProblemKind.OLD_MARK)
+        kinds = {STAGING: ProblemKind.OLD_STAGING, **marks}
         for info in infos:
             if info.key.startswith(POPULARITY):
                 continue
-            prefix = next((prefix for prefix in old if info.key.startswith(prefix)), None)
+            prefix = next((prefix for prefix in kinds if info.key.startswith(prefix)), None)
             if prefix is None or (prefix == LEASES and parse_lease_key(info.key) is None):
                 if info.key not in (INDEX_KEY, OCI_LAYOUT_KEY, CANDIDATES_KEY):
                     yield _foreign(info)
-            elif is_older(info, self._settings.now - old[prefix][1]):
-                yield Problem(kind=old[prefix][0], key=info.key, detail=f"{info.size} bytes; {_DIED}")
+            elif is_older(info, self._settings.now - self._settings.grace):
+                yield Problem(kind=kinds[prefix], key=info.key, detail=f"{info.size} bytes; {_DIED}")
 
     def _uploads(self) -> Iterator[Problem]:
         if not isinstance(self._backend, SupportsUploads):
@@ -296,6 +290,8 @@ class _Repair:
         if any(problem.kind in (ProblemKind.WRONG_INDEX, ProblemKind.WRONG_REF) for problem in problems):
             write_index(self._backend)
             done |= {problem for problem in problems if problem.kind is ProblemKind.WRONG_INDEX}
+        else:
+            refresh_index(self._backend)
         return tuple(attrs.evolve(problem, repaired=problem.repaired or problem in done) for problem in problems)
 
     def _remove(self, problem: Problem) -> bool:

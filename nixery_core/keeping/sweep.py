@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from nixery_core.errors import StorageError
@@ -11,8 +11,8 @@ from nixery_core.keeping.parallel import each
 from nixery_core.model.digest import Digest
 from nixery_core.storage import pins
 from nixery_core.storage.backend import Backend, ObjectInfo
-from nixery_core.storage.keys import parse_blob_key, sweep_key
-from nixery_core.storage.pins import SWEEP_LIFETIME, Sweep, list_pins, read_pin
+from nixery_core.storage.keys import SWEEPS, parse_blob_key, sweep_key
+from nixery_core.storage.pins import SWEEP_LIFETIME, Pin, Sweep, list_pins, read_pin
 
 BATCH = 200
 """Blobs that are removed in one turn: whoever publishes one of them waits for no more than that."""
@@ -37,11 +37,20 @@ class Sweeper:
         self._key = sweep_key()
         self._turn = 0
         self._written = 0.0
-        # a pin does not change, so each is read once
-        self._pins: dict[str, frozenset[Digest]] = {}
+        # what a pin holds does not change, so each is read once
+        self._pins: dict[str, tuple[Digest, ...]] = {}
+        # pins whose owners had finished before we began, and the other sweeps of that moment
+        self._finished: list[str] = []
+        self._others: set[str] = set()
 
     def __enter__(self) -> Sweeper:
         self._write(())
+        try:
+            self._begin()
+        except BaseException:
+            with contextlib.suppress(StorageError):
+                self._backend.delete(self._key)
+            raise
         return self
 
     def __exit__(
@@ -50,14 +59,27 @@ class Sweeper:
         # an error of the body is the one to raise; a sweep that stays names nothing, and the next gc removes it
         with contextlib.suppress(*() if error is None else (StorageError,)):
             self._backend.delete(self._key)
+            # whoever began later than these pins were done has read the names; the others have ended
+            if not any(info.key in self._others for info in self._backend.list(SWEEPS)):
+                for key in self._finished:
+                    self._backend.delete(key)
 
     def pinned(self) -> set[Digest]:
-        """Return the blobs that publishers hold now, or held since the beginning; raises InvalidDocument."""
+        """Return the blobs that publishers hold now, or held since the beginning; raises StorageError."""
+        self._pins.update((key, () if pin is None else pin.blobs) for key, pin in self._new_pins())
+        return {digest for held in self._pins.values() for digest in held}
+
+    def _begin(self) -> None:
+        for key, pin in self._new_pins():
+            # the names of those who have finished are there, and are read after this
+            self._pins[key] = () if pin is None or pin.done else pin.blobs
+            if pin is not None and pin.done:
+                self._finished.append(key)
+        self._others = {info.key for info in self._backend.list(SWEEPS)} - {self._key}
+
+    def _new_pins(self) -> Iterator[tuple[str, Pin | None]]:
         new = [key for key in list_pins(self._backend) if key not in self._pins]
-        self._pins.update(
-            zip(new, each(lambda key: read_pin(self._backend, key), new, workers=self._workers), strict=True)
-        )
-        return set().union(*self._pins.values())
+        return zip(new, each(lambda key: read_pin(self._backend, key), new, workers=self._workers), strict=True)
 
     def remove(self, blobs: Sequence[ObjectInfo]) -> list[ObjectInfo]:
         """Remove those of *blobs* that no one holds and that have not changed; return them.

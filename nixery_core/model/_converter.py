@@ -38,7 +38,6 @@ _SNAKE = {
     "CachedImage",
     "Pin",
     "Sweep",
-    "Candidates",
     "ServedPart",
     "PackagesOfImage",
 }

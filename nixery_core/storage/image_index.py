@@ -91,6 +91,12 @@ def keep_index(backend: Backend) -> Iterator[IndexChange]:
             backend.create(INDEX_KEY, ImageIndex(manifests=()).to_bytes(), content_type=INDEX)
 
 
+def refresh_index(backend: Backend) -> None:
+    """Write ``index.json`` where it does not follow each change."""
+    if not isinstance(backend, LocalBackend):
+        write_index(backend)
+
+
 def index_problem(backend: Backend) -> str:
     """Return what is wrong with ``index.json`` and ``oci-layout``, or an empty text; writes nothing.
 

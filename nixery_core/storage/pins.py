@@ -42,6 +42,8 @@ class Pin(Document):
 
     format_version: int = attrs.field(default=FORMAT_VERSION, validator=attrs.validators.in_([FORMAT_VERSION]))
     blobs: tuple[Digest, ...]
+    done: bool = False
+    """Whether its owner has finished, and left it only for collectors that ran."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,12 +57,17 @@ class Sweep(Document):
 
 @contextlib.contextmanager
 def pinned(
-    backend: Backend, blobs: Collection[Descriptor], *, pause: Callable[[float], object] = time.sleep
+    backend: Backend, blobs: Collection[Descriptor], *, pause: Callable[[float], object] | None = None
 ) -> Iterator[None]:
     """Hold *blobs*: in the body all of them are in the storage, and no collector removes one.
 
     What is given a name in the body is held by that name afterwards.  Costs one write, one listing,
     one removal and a look at each blob.
+
+    Args:
+        backend: Where they are.
+        blobs: What is counted on.
+        pause: Sleeps for some seconds, while someone removes one of the blobs.
 
     Raises:
         ObjectNotFound: One of *blobs* is not in the storage, for instance because it was removed since
@@ -69,9 +76,10 @@ def pinned(
     """
     key = pin_key()
     started = seconds()
-    backend.replace(key, Pin(blobs=tuple(blob.digest for blob in blobs)).to_bytes(), content_type=_JSON)
+    pin = Pin(blobs=tuple(blob.digest for blob in blobs))
+    backend.replace(key, pin.to_bytes(), content_type=_JSON)
     try:
-        _wait_for_sweeps(backend, {blob.digest for blob in blobs}, pause)
+        _wait_for_sweeps(backend, {blob.digest for blob in blobs}, pause or _sleep)
         _check_blobs(backend, blobs)
         if seconds() - started > PIN_LIFETIME / 2:
             raise StorageError("this machine stood still while an image was published", hint="run it again")
@@ -81,6 +89,8 @@ def pinned(
         with contextlib.suppress(StorageError):
             if next(iter(backend.list(SWEEPS)), None) is None:
                 backend.delete(key)
+            else:
+                backend.replace(key, attrs.evolve(pin, done=True).to_bytes(), content_type=_JSON)
 
 
 def list_pins(backend: Backend) -> Iterator[str]:
@@ -88,12 +98,18 @@ def list_pins(backend: Backend) -> Iterator[str]:
     return (info.key for info in backend.list(PINS))
 
 
-def read_pin(backend: Backend, key: str) -> frozenset[Digest]:
-    """Return the blobs that a pin holds; none if it is gone; raises InvalidDocument."""
+def read_pin(backend: Backend, key: str) -> Pin | None:
+    """Return a pin, or None if it is gone; raises StorageError for one that cannot be read."""
     try:
-        return frozenset(Pin.from_bytes(backend.get(key)).blobs)
+        return Pin.from_bytes(backend.get(key))
     except ObjectNotFound:
-        return frozenset()
+        return None
+    except InvalidDocument as error:
+        raise StorageError(
+            f"nobody can tell what {key} holds: {error.message}",
+            key=key,
+            hint="a newer version may have written it: use that one; after a day it counts no more",
+        ) from error
 
 
 def _wait_for_sweeps(backend: Backend, wanted: set[Digest], pause: Callable[[float], object]) -> None:
@@ -140,6 +156,10 @@ def _check_blobs(backend: Backend, blobs: Collection[Descriptor]) -> None:
             key=blob_key(missing[0].digest),
             hint="build the image again: what is missing is written again",
         )
+
+
+def _sleep(duration: float) -> None:
+    time.sleep(duration)
 
 
 def seconds() -> float:

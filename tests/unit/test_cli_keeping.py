@@ -1,7 +1,8 @@
-"""The commands that keep a storage healthy: fsck, index-export, untag."""
+"""The commands that keep a storage healthy: fsck, gc, index-export, untag."""
 
 import argparse
 import json
+import os
 
 import pytest
 
@@ -104,6 +105,44 @@ class TestFsck:
         with pytest.raises(SystemExit) as raised:
             main(["fsck", store, *options])
         assert raised.value.code == 2
+
+
+class TestGc:
+    def test_garbage_goes(self, backend, store, capsys):
+        """What lost its name is told first, then removed, with its bytes; what has a name stays."""
+        add_image(backend, "git", "v1")
+        add_image(backend, "git", "v2", "two")
+        main(["untag", store, "git:v1"])
+        options = ["--grace", "0", "--keep", "0"]
+        capsys.readouterr()
+        assert main(["gc", store, *options, "--dry-run"]) == ExitCode.OK
+        assert "3 blobs would be removed" in capsys.readouterr().out
+        before = sum(info.size for info in backend.list("blobs/"))
+        assert main(["gc", store, *options, "--json"]) == ExitCode.OK
+        report = json.loads(capsys.readouterr().out)
+        assert report["removed_blobs"] == report["kept_blobs"] == 3
+        assert report["removed_bytes"] == before - sum(info.size for info in backend.list("blobs/"))
+        assert (report["names"], report["dry_run"], report["next_in"]) == (1, False, None)
+        assert main(["fsck", store]) == ExitCode.OK
+
+    def test_garbage_waits(self, backend, store, capsys):
+        """With a grace the first run only tells when something may go."""
+        add_image(backend, "git", "v1")
+        main(["untag", store, "git:v1"])
+        for info in list(backend.list("blobs/")):
+            os.utime(backend.root / info.key, (0, 0))
+        capsys.readouterr()
+        assert main(["gc", store, "--grace", "24h"]) == ExitCode.OK
+        assert "3 blobs wait" in capsys.readouterr().out
+        assert len(list(backend.list("blobs/"))) == 3
+
+    def test_a_name_that_cannot_be_read_stops_it(self, backend, store, capsys):
+        """Nobody can tell what it needs, so nothing is removed."""
+        add_image(backend, "git", "v1")
+        backend.replace("refs/git/_tags/v2", b"no JSON")
+        assert main(["gc", store, "--grace", "0", "--keep", "0"]) == ExitCode.STORAGE
+        assert "fsck --repair" in capsys.readouterr().err
+        assert len(list(backend.list("blobs/"))) == 3
 
 
 def test_time_spans():
