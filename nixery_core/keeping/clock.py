@@ -25,3 +25,18 @@ def storage_time(backend: Backend) -> float:
 def is_older(info: ObjectInfo, moment: float) -> bool:
     """Return whether an object was written at *moment* or before; one of unknown age was not."""
     return info.modified is not None and info.modified <= moment
+
+
+def was_written_again(before: ObjectInfo, now: ObjectInfo) -> bool:
+    """Return whether an object is another one than *before*, as far as its size and its time tell.
+
+    Some servers tell the time of one object in whole seconds, and in a listing more exactly.
+
+    >>> was_written_again(ObjectInfo("k", 1, 12.9), ObjectInfo("k", 1, 12.0))
+    False
+    >>> was_written_again(ObjectInfo("k", 1, 12.9), ObjectInfo("k", 1, 14.0))
+    True
+    """
+    if before.size != now.size or before.modified is None or now.modified is None:
+        return before.size != now.size
+    return abs(before.modified - now.modified) >= 1.0

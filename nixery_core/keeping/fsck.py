@@ -9,7 +9,7 @@ from itertools import groupby
 import attrs
 
 from nixery_core.errors import DigestMismatch, InvalidConfig, InvalidDocument, ObjectNotFound
-from nixery_core.keeping.clock import is_older, storage_time
+from nixery_core.keeping.clock import is_older, storage_time, was_written_again
 from nixery_core.keeping.parallel import each
 from nixery_core.keeping.problem import (
     FsckReport,
@@ -113,8 +113,7 @@ class _Check:
         self.bytes_read = 0
         # of every blob that is there and right; raw digests, since there may be a million
         self.sizes: dict[bytes, int] = {}
-        # of every blob that is wrong, when that was written
-        self._wrong: dict[str, float | None] = {}
+        self._wrong: dict[str, ObjectInfo] = {}
         # manifests whose images are whole; many names stand for one
         self._whole: set[tuple[Digest, int, str]] = set()
 
@@ -147,7 +146,7 @@ class _Check:
                 self.bytes_read += found
                 self.sizes[bytes.fromhex(digest.hex)] = info.size
             elif found is not None:
-                self._wrong[info.key] = info.modified
+                self._wrong[info.key] = info
                 yield Problem(kind=ProblemKind.WRONG_BLOB, key=info.key, detail=found.message)
 
     def _blob(self, info: ObjectInfo) -> tuple[ObjectInfo, int | DigestMismatch | None]:
@@ -240,7 +239,9 @@ class _Check:
         # not in the listing, or wrong when it was read: it counts if it has been written since
         key = blob_key(digest)
         found = self._backend.stat(key)
-        if found is None or found.size != size or (key in self._wrong and self._wrong[key] == found.modified):
+        if found is None or found.size != size:
+            return False
+        if key in self._wrong and not was_written_again(self._wrong[key], found):
             return False
         return not isinstance(self._blob(found)[1], DigestMismatch)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from nixery_core.errors import StorageError
+from nixery_core.keeping.clock import was_written_again
 from nixery_core.keeping.parallel import each
 from nixery_core.model.digest import Digest
 from nixery_core.storage import pins
@@ -104,7 +105,7 @@ class Sweeper:
 
     def _remove(self, blob: ObjectInfo) -> bool:
         found = self._backend.stat(blob.key)
-        if found is None or (found.size, found.modified) != (blob.size, blob.modified):
+        if found is None or was_written_again(blob, found):
             # gone, or written again since: then it is new, and not what was looked at
             return False
         if self._seconds() - self._written > SWEEP_LIFETIME:

@@ -315,6 +315,19 @@ class TestWhatGoes:
         assert report.removed_blobs == 0
         assert fsck(backend).broken == ()
 
+    def test_servers_that_tell_times_less_exactly(self, backend, monkeypatch):
+        """Some tell whole seconds of one object, and more in a listing: that is no change."""
+        build(backend)
+        delete_ref(backend, "git", "latest")
+        stat = LocalBackend.stat
+        monkeypatch.setattr(
+            LocalBackend,
+            "stat",
+            lambda self, key: (found := stat(self, key)) and attrs.evolve(found, modified=float(int(found.modified))),
+        )
+        passes(backend, 2 * DAY)
+        assert collect_garbage(backend, grace=0, keep=0).removed_blobs == 5
+
     def test_time_that_ran_out(self, backend):
         """A collector that stood still stops removing: by then publishers may take it for dead."""
         build(backend)
