@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from nixery_core.cli import commands, names
 from nixery_core.cli.cache_argument import add_cache_arguments
+from nixery_core.cli.compare import add_compare_command
 from nixery_core.cli.demo import add_demo_command
 from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.fsck import add_fsck_command
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add_serve_command(subparsers)
     names.add_commands(subparsers)
     add_fsck_command(subparsers)
+    add_compare_command(subparsers)
     add_popcount_command(subparsers)
     add_gc_command(subparsers)
     return parser
@@ -75,6 +77,7 @@ def _plan(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     _image_arguments(parser)
     add_cache_arguments(parser)
     _builder_arguments(parser)
+    parser.add_argument("--html", metavar="FILE", help="also write a page with a picture of the layers")
     _report_arguments(parser)
     parser.set_defaults(run=commands.plan)
 

@@ -13,24 +13,22 @@ from typing import Any
 from nixery_core.builder import ImageBuilder
 from nixery_core.cli.cache_argument import cache_options
 from nixery_core.cli.exit_codes import ExitCode
+from nixery_core.cli.find_image import find_image
 from nixery_core.cli.image_arguments import image_spec
 from nixery_core.cli.image_report import report_image
 from nixery_core.cli.layerer_argument import parse_layerer
 from nixery_core.cli.nix_arguments import nix_of
-from nixery_core.cli.output import parse_output, write_output
+from nixery_core.cli.output import check_output_file, parse_output, write_output
+from nixery_core.cli.plan_page import plan_page
 from nixery_core.cli.progress import progress
 from nixery_core.cli.source_argument import parse_import_args, parse_source
 from nixery_core.cli.text import bytes_text, table
-from nixery_core.errors import ObjectNotFound
+from nixery_core.export import write_file_atomically
 from nixery_core.image import ImagePlan
 from nixery_core.layering.popularity import Popularity
-from nixery_core.model.digest import Digest
-from nixery_core.model.names import check_name, check_tag
-from nixery_core.model.oci import MANIFEST, Descriptor, ImageConfig, Manifest
-from nixery_core.storage.backend import Backend
+from nixery_core.model.oci import ImageConfig, Manifest
 from nixery_core.storage.blobs import read_blob
-from nixery_core.storage.keys import blob_key
-from nixery_core.storage.layout import list_refs, read_ref
+from nixery_core.storage.layout import list_refs
 from nixery_core.storage.plugins import open_backend
 from nixery_core.stores.realiser import RealiserSource
 
@@ -57,9 +55,13 @@ def build(arguments: Namespace) -> int:
 def plan(arguments: Namespace) -> int:
     """Show the layers of an image."""
     spec = image_spec(arguments)
+    check_output_file(arguments.html, "--html")
     builder = _builder(arguments)
     with progress(arguments.progress, verbose=arguments.verbose) as on_event:
         result = builder.plan(spec, on_event=on_event)
+    if arguments.html is not None:
+        with write_file_atomically(arguments.html) as file:
+            file.write(plan_page(result).encode())
     if arguments.json:
         _print_json(_plan_json(result))
         return ExitCode.OK
@@ -90,7 +92,7 @@ def inspect(arguments: Namespace) -> int:
         else:
             print(table(["name", "tag", "digest"], [[name, tag, str(found.digest)] for name, tag, found in refs]))
         return ExitCode.OK
-    descriptor = _find(backend, arguments.image)
+    descriptor = find_image(backend, arguments.image)
     manifest = Manifest.from_bytes(read_blob(backend, descriptor))
     config = ImageConfig.from_bytes(read_blob(backend, manifest.config))
     if arguments.json:
@@ -137,22 +139,6 @@ def _popularity(url: str | None) -> Popularity:
     from nixery_core.layering.popularity_file import load_popularity
 
     return load_popularity(url)
-
-
-def _find(backend: Backend, text: str) -> Descriptor:
-    if text.startswith("sha256:"):
-        digest = Digest.parse(text)
-        info = backend.stat(blob_key(digest))
-        if info is not None:
-            return Descriptor(MANIFEST, digest, info.size)
-    else:
-        name, _, tag = text.partition(":")
-        found = read_ref(backend, check_name(name), check_tag(tag or "latest"))
-        if found is not None:
-            return found
-    raise ObjectNotFound(
-        f"there is no image {text} in the storage", hint="list all with: nixery-core inspect --store URL"
-    )
 
 
 def _plan_json(result: ImagePlan) -> Mapping[str, Any]:

@@ -49,9 +49,20 @@ def parse_output(text: str | None, *, json: bool) -> Output | None:
             )
         if sys.stdout.isatty():
             raise InvalidConfig("an image is no text for a terminal", hint="name a file, or send stdout to one")
-    elif not Path(file).absolute().parent.is_dir():
-        raise InvalidConfig(f"there is no folder {Path(file).parent} for the output", hint="create it first")
+    else:
+        check_output_file(file, "--output")
     return output
+
+
+def check_output_file(file: str | None, option: str) -> None:
+    """Make sure before any work starts that *file* can be written; raises InvalidConfig."""
+    if file is None:
+        return
+    path = Path(file)
+    if not file or path.is_dir():
+        raise InvalidConfig(f"{option} {file!r} is a folder", hint="name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise InvalidConfig(f"there is no folder {path.parent} for the output", hint="create it first")
 
 
 def write_output(output: Output, image: Image, backend: Backend) -> None:

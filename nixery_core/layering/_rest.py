@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from nixery_core.layering._graph import Graph
 
-MOST_GROUPS = 192
+MOST_GROUPS = 160
 """Groups that are compared pair by pair; more take time and hardly save a byte."""
 
 
@@ -18,30 +18,42 @@ def gather(graph: Graph, blocks: Sequence[Sequence[int]], limit: int, *, update_
     thing that it depends on makes all of it new.  The two groups that waste least together are joined first.
     """
     numbers = split_by_dependencies(graph, blocks, max(limit, MOST_GROUPS))
-    groups = [_Group.of(graph, [i for n in group for i in blocks[n]], update_rate) for group in numbers]
-    alive = dict(enumerate(groups))
-    heap = [(group.waste_of(groups[n]), n, m) for m, group in alive.items() for n in range(m)]
-    heapq.heapify(heap)
+    use = [*(graph.counts[i] for i in graph.by_use), 0]
+    groups = [_Group.of(graph, [i for n in group for i in blocks[n]], use, update_rate) for group in numbers]
+    alive: dict[int, _Group] = {}
+    # for each group the one before it that it wastes least with, and how much
+    nearest: dict[int, tuple[float, int]] = {}
+    for n, group in enumerate(groups):
+        nearest[n] = _nearest(group, alive)
+        alive[n] = group
     while len(alive) > limit:
-        _, m, n = heapq.heappop(heap)
-        if m in alive and n in alive:
-            joined = alive.pop(m).joined(alive.pop(n))
-            for other, group in alive.items():
-                heapq.heappush(heap, (joined.waste_of(group), other, len(numbers)))
-            alive[len(numbers)] = joined
-            numbers.append(numbers[m] + numbers[n])
+        (_, m), n = min((found, n) for n, found in nearest.items())
+        joined = alive.pop(m).joined(alive.pop(n))
+        del nearest[m], nearest[n]
+        for other, (_, partner) in nearest.items():
+            if partner in (m, n):
+                before = {number: group for number, group in alive.items() if number < other}
+                nearest[other] = _nearest(alive[other], before)
+        nearest[len(numbers)] = _nearest(joined, alive)
+        alive[len(numbers)] = joined
+        numbers.append(numbers[m] + numbers[n])
     return [numbers[n] for n in alive]
+
+
+def _nearest(group: _Group, others: Mapping[int, _Group]) -> tuple[float, int]:
+    return min(((group.waste_of(other), number) for number, other in others.items()), default=(math.inf, -1))
 
 
 class _Group:
     """Store paths in one layer, and the bytes of it that will be pulled in vain."""
 
-    __slots__ = ("closure", "dependents", "graph", "needed", "rate", "size", "spread", "waste")
+    __slots__ = ("closure", "dependents", "needed", "rate", "size", "spread", "use", "waste")
 
     def __init__(
-        self, graph: Graph, rate: float, size: int, spread: float, needed: int, closure: int, dependents: int
+        self, use: Sequence[int], rate: float, size: int, spread: float, needed: int, closure: int, dependents: int
     ) -> None:
-        self.graph = graph
+        self.use = use
+        """How widely the paths are used, by the bits of *dependents*; and 0, for an empty set."""
         self.rate = rate
         self.size = size
         self.spread = spread
@@ -50,17 +62,18 @@ class _Group:
         """Sum of bytes times the number of paths that they themselves depend on."""
         self.closure = closure
         self.dependents = dependents
-        """The paths that depend on all members, as bits by use."""
-        self.waste = self._waste(size, spread, needed, closure, dependents)
+        """The paths that depend on all members, the most widely used in the lowest bit."""
+        missed = size - use[(dependents & -dependents).bit_length() - 1] * spread
+        self.waste = (missed if missed > 0 else 0.0) + rate * (size * closure.bit_count() - needed)
 
     @classmethod
-    def of(cls, graph: Graph, members: Sequence[int], rate: float) -> _Group:
+    def of(cls, graph: Graph, members: Sequence[int], use: Sequence[int], rate: float) -> _Group:
         closure, dependents = 0, -1
         for i in members:
             closure |= graph.closures[i]
             dependents &= graph.dependents[i]
         return cls(
-            graph,
+            use,
             rate,
             graph.size(members),
             sum(graph.sizes[i] / max(1, graph.counts[i]) for i in members),
@@ -71,7 +84,7 @@ class _Group:
 
     def joined(self, other: _Group) -> _Group:
         return _Group(
-            self.graph,
+            self.use,
             self.rate,
             self.size + other.size,
             self.spread + other.spread,
@@ -82,22 +95,12 @@ class _Group:
 
     def waste_of(self, other: _Group) -> float:
         """Return how many bytes are wasted more if the two are one layer."""
-        waste = self._waste(
-            self.size + other.size,
-            self.spread + other.spread,
-            self.needed + other.needed,
-            self.closure | other.closure,
-            self.dependents & other.dependents,
-        )
-        return waste - self.waste - other.waste
-
-    def _waste(self, size: int, spread: float, needed: int, closure: int, dependents: int) -> float:
-        # of all that depends on the whole group, the most widely used has the lowest bit
-        together = (
-            self.graph.counts[self.graph.by_use[(dependents & -dependents).bit_length() - 1]] if dependents else 0
-        )
-        missed = size - together * spread
-        return (missed if missed > 0 else 0.0) + self.rate * (size * closure.bit_count() - needed)
+        # as in the constructor, without the object: this is called for every pair
+        size = self.size + other.size
+        dependents = self.dependents & other.dependents
+        missed = size - self.use[(dependents & -dependents).bit_length() - 1] * (self.spread + other.spread)
+        waste = self.rate * (size * (self.closure | other.closure).bit_count() - self.needed - other.needed)
+        return (waste + missed if missed > 0 else waste) - self.waste - other.waste
 
 
 def split_by_dependencies(graph: Graph, blocks: Sequence[Sequence[int]], limit: int) -> list[list[int]]:

@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("archive",),
     ("layer_writer",),
     ("nix", "customisation", "export", "popcount", "served"),
-    ("image", "manifest_cache", "assemble", "_shared_layers", "_platform_choice", "demo"),
+    ("image", "comparison", "manifest_cache", "assemble", "_shared_layers", "_platform_choice", "demo"),
     ("_run", "cache_source"),
     ("_batch",),
     ("builder", "keeping"),
