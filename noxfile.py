@@ -78,13 +78,13 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def backends(session: nox.Session) -> None:
-    """Backends that are distributions of their own: types, and tests with real servers."""
+    """Storage over networks: backends that are distributions of their own, SFTP; with real servers."""
     projects = sorted(path.parent for path in ROOT.glob("backends/*/pyproject.toml"))
     editable = [word for project in projects for word in ("--editable", str(project))]
     install(session, "--editable", ".", *editable, groups=("test", "typing", "backends", "servers"))
     for project in projects:
         session.run("mypy", "--strict", str(project / "src"))
-    session.run("pytest", *(str(project / "tests") for project in projects), *session.posargs)
+    session.run("pytest", *(str(project / "tests") for project in projects), "tests/servers", *session.posargs)
 
 
 @nox.session

@@ -14,13 +14,13 @@ from typing import IO, Any, Literal
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
-from fsspec.core import url_to_fs
 from fsspec.spec import AbstractBufferedFile
 
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
 from nixery_core.model.digest import Digest
 from nixery_core.storage._files import storage_error
+from nixery_core.storage._filesystems import FileSystems
 from nixery_core.storage.backend import BackendRef, ObjectInfo
 from nixery_core.storage.keys import blob_key, check_key, check_prefix, check_staging_key, staging_key
 
@@ -29,6 +29,10 @@ SPOOL = 16 << 20
 BLOCK = 8 << 20
 """Bytes that go to or come from the storage at once."""
 
+_TRIES = 5
+_READ_ONLY = "it can be read, but not be written to"
+# of a server that takes no PUT (RFC 9110)
+_REFUSED = (403, 405, 501)
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # fsspec's memory looks first and writes then; two threads of one process must not do both at once
 _CREATE = threading.Lock()
@@ -37,11 +41,12 @@ _CREATE = threading.Lock()
 class FsspecBackend:
     """Keeps objects in a file system of fsspec; a :class:`~nixery_core.storage.backend.Backend`.
 
-    Blobs up to 16 MiB are put under their key in one call.  Larger ones wait in an unnamed
-    temporary file until their digest is known, go to ``staging/`` and are moved into their place.
+    Blobs up to 16 MiB are put under their key in one call where the file system can do that.
+    Others wait in memory, or in an unnamed temporary file, until their digest is known, go to
+    ``staging/`` and are moved into their place.
 
-    :meth:`create` is decided by the storage itself where fsspec can ask it to (memory, S3, GCS,
-    Azure).  Elsewhere it looks first and writes then: of two processes that do so in the same
+    :meth:`create` is decided by the storage itself where fsspec can ask it to (memory, Azure), and
+    over SFTP.  Elsewhere it looks first and writes then: of two processes that do so in the same
     moment, the second wins.  Content types are not kept: fsspec has no common way to say them.
 
     Args:
@@ -56,14 +61,9 @@ class FsspecBackend:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._ref = BackendRef(url, options or {})
         with _mapped("", url):
-            try:
-                # a cached listing says that a new object does not exist
-                fs, path = url_to_fs(url, **{"use_listings_cache": False, **self._ref.options})
-            except TypeError as error:
-                raise InvalidConfig(f"{redact(url)} does not take these options: {error}") from error
-        self._fs: AbstractFileSystem = fs
-        self._root = str(path).rstrip("/")
-        self._creates = _creates(fs)
+            self._filesystems = FileSystems(url, self._ref.options)
+        self._base = f"{self._filesystems.root}/" if self._filesystems.root else ""
+        self._creates = _creates(self._filesystems.type)
 
     @property
     def ref(self) -> BackendRef:
@@ -80,34 +80,36 @@ class FsspecBackend:
     def create(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> bool:  # noqa: ARG002
         """Put a small object if there is none under *key*; return whether this call created it."""
         path = self._path(key)
-        with self._mapped(key), _CREATE if not self._fs.async_impl else contextlib.nullcontext():
+        with self._lent(key) as fs, _CREATE if not fs.async_impl else contextlib.nullcontext():
             if self._creates:
                 try:
-                    self._fs.pipe_file(path, data, mode="create")
+                    fs.pipe_file(path, data, mode="create")
                 except FileExistsError:
                     return False
                 return True
-            if self._fs.exists(path):
+            if fs.exists(path):
                 return False
-            self._put_through_staging(path, data)
-            return True
+            return self._put_through_staging(fs, path, data, only_new=True)
 
     def replace(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:  # noqa: ARG002
         """Put a small object, atomically in the place of what is there."""
         path = self._path(key)
-        with self._mapped(key):
+        with self._lent(key) as fs:
             if self._creates:
-                self._fs.pipe_file(path, data)
+                fs.pipe_file(path, data)
             else:
-                self._put_through_staging(path, data)
+                self._put_through_staging(fs, path, data)
 
     def get(self, key: str) -> bytes:
         """Return a small object whole; raises ObjectNotFound."""
-        with self._mapped(key):
+        with self._lent(key) as fs:
             try:
-                return bytes(self._fs.cat_file(self._path(key)))
-            except _NOT_THERE as error:
-                raise _not_found(key) from error
+                return bytes(fs.cat_file(self._path(key)))
+            except OSError as error:
+                # SFTP does not say that it was asked to read a directory
+                if isinstance(error, _NOT_THERE) or fs.isdir(self._path(key)):
+                    raise _not_found(key) from error
+                raise
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Give the bytes of an object from *start* to before *end* in pieces; raises ObjectNotFound.
@@ -121,19 +123,20 @@ class FsspecBackend:
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return what is known of an object, or None where there is none."""
-        with self._mapped(key):
+        path = self._path(key)
+        with self._lent(key) as fs:
             try:
-                info = self._fs.info(self._path(key))
+                info = fs.info(path)
             except _NOT_THERE:
                 return None
         return _object_info(key, info) if info.get("type") == "file" else None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Give every object whose key begins with *prefix* (which ends with ``/``, or is empty), sorted by key."""
-        base = self._root + "/"
-        with self._mapped(check_prefix(prefix)):
+        base = self._base
+        with self._lent(check_prefix(prefix)) as fs:
             try:
-                found = self._fs.find((base + prefix).rstrip("/"), detail=True)
+                found = fs.find((base + prefix).rstrip("/"), detail=True)
             except _NOT_THERE:
                 found = {}
         infos = {str(path).removeprefix(base): info for path, info in found.items() if str(path).startswith(base)}
@@ -141,8 +144,9 @@ class FsspecBackend:
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is success."""
-        with self._mapped(key), contextlib.suppress(*_NOT_THERE):
-            self._fs.rm_file(self._path(key))
+        path = self._path(key)
+        with self._lent(key) as fs, contextlib.suppress(*_NOT_THERE):
+            fs.rm_file(path)
 
     def signed_url(
         self, key: str, *, method: Literal["GET", "HEAD"] = "GET", expires: int = 3600, content_type: str | None = None
@@ -152,9 +156,9 @@ class FsspecBackend:
         # fsspec has no common way to sign for another method or to say a type
         if method != "GET" or content_type is not None:
             return None
-        with self._mapped(key):
+        with self._lent(key) as fs:
             try:
-                return str(self._fs.sign(path, expiration=expires))
+                return str(fs.sign(path, expiration=expires))
             except NotImplementedError:
                 return None
 
@@ -163,24 +167,31 @@ class FsspecBackend:
         key = blob_key(digest)
         if self.stat(check_staging_key(staged)) is None:
             raise _not_found(staged)
-        with self._mapped(key):
-            self._move(self._path(staged), self._path(key))
+        with self._lent(key) as fs:
+            self._move(fs, self._path(staged), self._path(key), only_new=False)
 
     def creates_atomically(self) -> bool:
-        """Return whether fsspec can ask the storage to refuse an existing object; it does not ask the server."""
-        return self._creates
+        """Return whether the storage itself refuses an existing object; it does not ask the server."""
+        return self._creates or "sftp" in _protocols(self._filesystems.type)
 
     def _path(self, key: str) -> str:
-        return f"{self._root}/{check_key(key)}"
+        return self._base + check_key(key)
 
-    def _mapped(self, key: str) -> contextlib.AbstractContextManager[None]:
-        return _mapped(key, self._ref.url)
+    @contextlib.contextmanager
+    def _lent(self, key: str) -> Iterator[AbstractFileSystem]:
+        with _mapped(key, self._ref.url), self._filesystems.lent() as fs:
+            yield fs
 
     def _pieces(self, key: str, start: int, end: int) -> Iterator[bytes]:
         # ranges of the whole object: fsspec's file objects in memory share one position between all readers
         while start < end:
-            with self._mapped(key):
-                piece = bytes(self._fs.cat_file(self._path(key), start=start, end=min(start + BLOCK, end)))
+            stop = min(start + BLOCK, end)
+            with self._lent(key) as fs:
+                piece = bytes(fs.cat_file(self._path(key), start=start, end=stop))
+            if len(piece) > stop - start:
+                # a web server that knows no ranges sends all
+                yield piece[start:end]
+                return
             if not piece:
                 raise StorageError(f"the object {key} became shorter while it was read", key=key)
             start += len(piece)
@@ -192,43 +203,98 @@ class FsspecBackend:
         if stored is not None and stored.size == size:
             return
         path = self._path(key)
-        with self._mapped(key):
+        with self._lent(key) as fs:
             spool.seek(0)
             # what is kept in memory by the storage may as well be there in one piece
-            if self._creates and (size <= SPOOL or "memory" in _protocols(self._fs)):
-                self._fs.pipe_file(path, spool.read())
+            if self._creates and (size <= SPOOL or "memory" in _protocols(fs)):
+                fs.pipe_file(path, spool.read())
             else:
-                self._put_through_staging(path, spool)
+                self._put_through_staging(fs, path, spool, size=size)
 
-    def _put_through_staging(self, path: str, data: bytes | IO[bytes]) -> None:
+    def _put_through_staging(
+        self,
+        fs: AbstractFileSystem,
+        path: str,
+        data: bytes | IO[bytes],
+        *,
+        size: int = 0,
+        only_new: bool = False,
+    ) -> bool:
         staged = self._path(staging_key())
         try:
-            self._fs.makedirs(self._fs._parent(staged), exist_ok=True)
-            self._upload(staged, data)
-            self._move(staged, path)
+            _make_directories(fs, fs._parent(staged))
+            _upload(fs, staged, data)
+            _check_size(fs, staged, len(data) if isinstance(data, bytes) else size)
+            return self._move(fs, staged, path, only_new=only_new)
         except BaseException:
-            # the first error is the one to tell; what cannot be removed now is left to whoever empties staging/
-            with contextlib.suppress(Exception):
-                self._fs.rm_file(staged)
+            self._remove_staged(fs, staged)
             raise
 
-    def _move(self, staged: str, path: str) -> None:
-        self._fs.makedirs(self._fs._parent(path), exist_ok=True)
-        self._fs.mv(staged, path)
+    def _remove_staged(self, fs: AbstractFileSystem, staged: str) -> None:
+        # the first error is the one to tell; what cannot be removed now is left to whoever empties staging/
+        with contextlib.suppress(Exception):
+            try:
+                fs.rm_file(staged)
+            except Exception:  # noqa: BLE001
+                # the connection may be what broke: then another one can
+                with self._filesystems.lent() as another:
+                    another.rm_file(staged)
 
-    def _upload(self, path: str, data: bytes | IO[bytes]) -> None:
-        # What breaks off may be seen in staging/, so commit() and discard() of fsspec are not needed: their
-        # temporary file may lie on another disk.  _open(), unlike open(), keeps nothing in fs.transaction.
-        file = self._fs._open(path, "wb", block_size=BLOCK)
+    def _move(self, fs: AbstractFileSystem, staged: str, path: str, *, only_new: bool) -> bool:
+        _make_directories(fs, fs._parent(path))
+        rename = getattr(getattr(fs, "ftp", None), "rename", None)
+        if not only_new or "sftp" not in _protocols(fs) or rename is None:
+            fs.mv(staged, path)
+            return True
         try:
-            if isinstance(data, bytes):
-                file.write(data)
-            else:
-                shutil.copyfileobj(data, file, BLOCK)
-            file.close()
-        except BaseException:
-            _abandon(file)
-            raise
+            # the rename of SFTP, unlike that of POSIX, never takes the place of a file
+            # (draft-ietf-secsh-filexfer-02, 6.5); fs.mv() asks for the other one
+            rename(staged, path)
+        except OSError:
+            if not fs.exists(path):
+                raise
+            fs.rm_file(staged)
+            return False
+        return True
+
+
+def _upload(fs: AbstractFileSystem, path: str, data: bytes | IO[bytes]) -> None:
+    # What breaks off may be seen in staging/, so commit() and discard() of fsspec are not needed: their
+    # temporary file may lie on another disk.  _open(), unlike open(), keeps nothing in fs.transaction.
+    file = fs._open(path, "wb", block_size=BLOCK)
+    if hasattr(file, "set_pipelined"):
+        # of SFTP: do not wait for the answer to each 32 KiB; the size tells whether one was an error
+        file.set_pipelined(True)
+    try:
+        if isinstance(data, bytes):
+            file.write(data)
+        else:
+            shutil.copyfileobj(data, file, BLOCK)
+        file.close()
+    except BaseException:
+        _abandon(file)
+        raise
+
+
+def _check_size(fs: AbstractFileSystem, path: str, size: int) -> None:
+    # some file systems do not tell that the last piece could not be written
+    found = int(fs.info(path)["size"])
+    if found != size:
+        raise StorageError(f"{path}: {size} bytes were sent, and {found} arrived")
+
+
+def _make_directories(fs: AbstractFileSystem, path: str) -> None:
+    for attempt in range(_TRIES):
+        try:
+            fs.makedirs(path, exist_ok=True)
+        except OSError:
+            # two that make the same directories at once are in each other's way, but only once for each
+            if fs.isdir(path):
+                return
+            if attempt == _TRIES - 1:
+                raise
+        else:
+            return
 
 
 class FsspecBlobWriter:
@@ -281,25 +347,32 @@ def _mapped(key: str, url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ObjectNotFound(f"there is no object {key} in {url}", key=key) from error
     except OSError as error:
+        if error.errno is None and "reading or writing" in str(error):
+            # an archive of fsspec is open for one of them
+            raise StorageError(f"{key} in {url}: {error}", key=key, hint=_READ_ONLY) from error
         raise storage_error(key, url, error) from error
     except Exception as error:
         # every storage has a library with exceptions of its own
-        raise StorageError(f"{key or 'the storage'} in {url}: {type(error).__name__}: {error}", key=key) from error
+        refused = isinstance(error, NotImplementedError) or getattr(error, "status", 0) in _REFUSED
+        hint = _READ_ONLY if refused else ""
+        raise StorageError(
+            f"{key or 'the storage'} in {url}: {type(error).__name__}: {error}", key=key, hint=hint
+        ) from error
 
 
 def _not_found(key: str) -> ObjectNotFound:
     return ObjectNotFound(f"there is no object {key}", key=key)
 
 
-def _creates(fs: AbstractFileSystem) -> bool:
+def _creates(fs: type[AbstractFileSystem]) -> bool:
     """Return whether *fs* puts an object in one call, and refuses if there is one when asked to."""
-    put = getattr(type(fs), "_pipe_file" if isinstance(fs, AsyncFileSystem) else "pipe_file")
+    put = getattr(fs, "_pipe_file" if issubclass(fs, AsyncFileSystem) else "pipe_file")
     if put is AbstractFileSystem.pipe_file:
         return False
     return "mode" in inspect.signature(put).parameters
 
 
-def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
+def _protocols(fs: AbstractFileSystem | type[AbstractFileSystem]) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
@@ -308,6 +381,9 @@ def _abandon(file: Any) -> None:
     if not isinstance(file, AbstractBufferedFile):
         with contextlib.suppress(Exception):
             file.close()
+        if hasattr(file, "_closed"):
+            # a file of SFTP whose connection is gone would try once more when it is collected, and complain
+            file._closed = True
         return
     # closing it, or dropping it, would send the rest
     with contextlib.suppress(Exception):

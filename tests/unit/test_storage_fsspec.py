@@ -169,7 +169,8 @@ class TestUploads:
     def test_transaction_queue_stays_empty(self, files: FsspecBackend) -> None:
         """The transaction of fsspec, which all threads share, never holds our files."""
         self.write(files, self.LARGE)
-        assert not files._fs.transaction.files
+        with files._filesystems.lent() as fs:
+            assert not fs.transaction.files
 
 
 class TestSpool:
@@ -237,9 +238,9 @@ class OldFileSystem(AbstractFileSystem):
 
 def test_file_systems_without_conditional_writes_are_known() -> None:
     """Only a file system that says so is trusted to refuse an existing object."""
-    assert _creates(MemoryFileSystem())
-    assert not _creates(LocalFileSystem())
-    assert not _creates(OldFileSystem())
+    assert _creates(MemoryFileSystem)
+    assert not _creates(LocalFileSystem)
+    assert not _creates(OldFileSystem)
 
 
 @pytest.fixture(autouse=True)
