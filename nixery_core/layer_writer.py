@@ -18,6 +18,7 @@ from nixery_core.model.oci import Descriptor, Document
 from nixery_core.model.storepath import StorePath
 from nixery_core.storage.backend import Backend, BackendRef
 from nixery_core.storage.blobs import blob_exists
+from nixery_core.storage.capabilities import with_events
 from nixery_core.storage.keys import layer_cache_key
 from nixery_core.storage.plugins import open_backend
 from nixery_core.stores.reader import StoreReader
@@ -171,7 +172,7 @@ def build_layer(
 
     The entry is written last, so it never speaks of a blob that is not there.
     """
-    backend = open_backend(job.backend.url, **job.backend.options)
+    backend = with_events(open_backend(job.backend.url, **job.backend.options), on_event)
     entries = store_entries(job.paths, job.reader, nar_hashes=job.nar_hashes)
     writer = LayerWriter(backend, codec(job.codec), helpers)
     built = writer.write(entries, layer_key=job.layer_key, on_event=on_event, cancellation=cancellation)

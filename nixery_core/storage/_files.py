@@ -72,13 +72,17 @@ def make_directories(path: Path) -> None:
     _sync_directory(path.parent)
 
 
-def publish(staged: Path, target: Path) -> None:
-    """Rename *staged*, which is on the disk, to *target*, in the place of what is there."""
+def publish(staged: Path, target: Path, *, sync: bool = True) -> None:
+    """Rename *staged*, which is on the disk, to *target*, in the place of what is there.
+
+    With *sync* the name is on the disk too when this returns; without, a power cut may undo it.
+    """
     staged.replace(target)
-    _sync_directory(target.parent)
+    if sync:
+        _sync_directory(target.parent)
 
 
-def publish_new(staged: Path, target: Path, *, lock: Path) -> bool:
+def publish_new(staged: Path, target: Path, *, lock: Path, sync: bool) -> bool:
     """Give *staged*, which is on the disk, the name *target* if there is no such file; return whether it did."""
     try:
         os.link(staged, target)
@@ -93,8 +97,17 @@ def publish_new(staged: Path, target: Path, *, lock: Path) -> bool:
             if target.exists():
                 return False
             staged.replace(target)
-    _sync_directory(target.parent)
+    if sync:
+        _sync_directory(target.parent)
     return True
+
+
+def sync_names(directory: Path) -> None:
+    """Bring the names of all files in the directories of *directory* to the disk, whoever gave them."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(directory):
+            if entry.is_dir(follow_symlinks=False):
+                _sync_directory(Path(entry.path))
 
 
 def discard(fd: int, path: Path, owner: int) -> None:

@@ -13,7 +13,7 @@ from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
 from nixery_core.model.digest import Digest
 from nixery_core.storage import _files
 from nixery_core.storage.backend import BackendRef, ObjectInfo
-from nixery_core.storage.keys import blob_key, check_key, check_prefix, check_staging_key, staging_key
+from nixery_core.storage.keys import BLOBS, CACHE, blob_key, check_key, check_prefix, check_staging_key, staging_key
 
 _PIECE = 1 << 20
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -24,7 +24,8 @@ class LocalBackend:
 
     Any number of threads and processes may use one directory at once.  Every object is written to
     ``staging/`` in the same directory, brought to the disk, and then renamed or linked into its
-    place, so neither a reader nor a power cut ever sees a part of it.  Nothing is created before
+    place, so neither a reader nor a power cut ever sees a part of it.  The names of blobs are
+    brought to the disk together, before that of an image that needs them.  Nothing is created before
     the first write.  Files get the permissions that the umask leaves, as any program's files do:
     whoever runs the program decides whether others may read the images.
 
@@ -65,14 +66,14 @@ class LocalBackend:
                 return False
             with self._staged(data) as staged:
                 _files.make_directories(path.parent)
-                return _files.publish_new(staged, path, lock=self._root)
+                return _files.publish_new(staged, path, lock=self._root, sync=self._sync_blobs(key))
 
     def replace(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:  # noqa: ARG002
         """Put a small object, atomically in the place of what is there."""
         path = self._path(key)
         with _files.mapped(key, self._root), self._staged(data) as staged:
             _files.make_directories(path.parent)
-            _files.publish(staged, path)
+            _files.publish(staged, path, sync=self._sync_blobs(key))
 
     def get(self, key: str) -> bytes:
         """Return a small object whole; raises ObjectNotFound."""
@@ -126,10 +127,21 @@ class LocalBackend:
             raise _not_found(staged)
         with _files.mapped(key, self._root):
             _files.make_directories(target.parent)
-            _files.publish(source, target)
+            _files.publish(source, target, sync=False)
 
     def creates_atomically(self) -> bool:
         """Return True: the file system links a name once."""
+        return True
+
+    def _sync_blobs(self, key: str) -> bool:
+        """Return whether the name of *key* has to survive a power cut; then those of all blobs do from now on.
+
+        A blob or a cache entry whose name is lost is a miss, and made again; a name of an image is
+        a promise that its blobs are there.
+        """
+        if key.startswith((BLOBS, CACHE)):
+            return False
+        _files.sync_names(self._root / BLOBS)
         return True
 
     def _path(self, key: str) -> Path:
@@ -218,7 +230,7 @@ class LocalBlobWriter:
             with _files.mapped(key, self._root):
                 os.fsync(self._file())
                 _files.make_directories(target.parent)
-                _files.publish(self._path, target)
+                _files.publish(self._path, target, sync=False)
         finally:
             self._close()
 

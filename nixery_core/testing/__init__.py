@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import pytest
 
-    # what its assertions compare is shown, as in any test
-    pytest.register_assert_rewrite("nixery_core.testing._suite")
+    if "nixery_core.testing._suite" not in sys.modules:
+        # what its assertions compare is shown, as in any test
+        pytest.register_assert_rewrite("nixery_core.testing._suite")
     from nixery_core.testing.backend import BackendTests
 
     return BackendTests

@@ -218,4 +218,57 @@ def test_order_of_bringing_to_the_disk(backend: LocalBackend, monkeypatch: pytes
     monkeypatch.setattr(os, "replace", spy_replace)
     put(backend)
     # the new directories blobs/ and blobs/sha256/ come between
-    assert calls == ["file", "directory", "directory", "name", "directory"]
+    # the name itself is brought to the disk with that of an image that needs it
+    assert calls == ["file", "directory", "directory", "name"]
+
+
+class TestPowerCuts:
+    @pytest.fixture
+    def synced(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What was brought to the disk, in order: names of files and directories."""
+        seen: list[str] = []
+        fsync = os.fsync
+
+        def record(fd: int) -> None:
+            seen.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+            fsync(fd)
+
+        monkeypatch.setattr(os, "fsync", record)
+        return seen
+
+    def test_bytes_are_on_the_disk_before_the_name(
+        self, backend: LocalBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No name is given to bytes that a power cut could take away."""
+        replace, link = Path.replace, os.link
+
+        def check(self: Path, target: object) -> Path:
+            assert self.name in synced
+            return replace(self, target)
+
+        def check_link(source: Path, target: object) -> None:
+            assert source.name in synced
+            link(source, target)
+
+        monkeypatch.setattr(Path, "replace", check)
+        monkeypatch.setattr(os, "link", check_link)
+        for write in WRITES.values():
+            write(backend)
+        assert len(synced) > 3
+
+    def test_blobs_are_on_the_disk_before_the_image(self, backend: LocalBackend, synced: list[str]) -> None:
+        """The names of blobs are brought to the disk when an image is named, also those of another process."""
+        put(LocalBackend(backend.root))
+        synced.clear()
+        backend.replace("refs/a/_tags/v", b"{}")
+        assert synced.index("sha256") < synced.index("_tags")
+
+    def test_a_layer_costs_two(self, backend: LocalBackend, synced: list[str]) -> None:
+        """A blob and its cache entry are brought to the disk once each, however many there are."""
+        for number in range(2):
+            synced.clear()
+            writer = backend.open_blob()
+            writer.write(b"%d" % number)
+            writer.commit(Digest.of(b"%d" % number))
+            backend.create(f"cache/layers/{number}", b"{}")
+        assert len(synced) == 2
