@@ -16,7 +16,7 @@ from nixery_core.model.digest import Digest
 from nixery_core.storage.backend import BackendRef, ObjectInfo
 from nixery_core.storage.keys import BLOBS, blob_key, check_key, check_prefix, check_staging_key, staging_key
 from nixery_core.storage.object_store import ObjectHeaders, ObjectStore
-from nixery_core.storage.part_writer import PartWriter
+from nixery_core.storage.part_writer import PartWriter, SpoolWriter
 
 BLOCK = 8 << 20
 """Bytes that are fetched at once."""
@@ -33,11 +33,14 @@ class ObjectStoreBackend:
     Args:
         ref: How to open it again.
         store: The bucket.
+        spool: Keep large blobs in an unnamed temporary file of this machine instead, and upload
+            them under their key when it is known: for services that copy slowly.
     """
 
-    def __init__(self, ref: BackendRef, store: ObjectStore) -> None:
+    def __init__(self, ref: BackendRef, store: ObjectStore, *, spool: bool = False) -> None:
         self._ref = ref
         self._store = store
+        self._spool = spool
         self._decides = False
         # of the threads of one process at least, one creates at a time
         self._creating = _PerProcessLock()
@@ -56,8 +59,10 @@ class ObjectStoreBackend:
         again._store = self._store.with_events(on_event)
         return again
 
-    def open_blob(self) -> PartWriter:
+    def open_blob(self) -> PartWriter | SpoolWriter:
         """Begin a blob."""
+        if self._spool:
+            return SpoolWriter(self._store)
         return PartWriter(self._store, self.publish_upload)
 
     def create(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import IO
 
 from nixery_core.errors import StorageError
 from nixery_core.model.digest import Digest
+from nixery_core.storage._files import storage_error
 from nixery_core.storage.capabilities import UnfinishedUpload
 from nixery_core.storage.keys import blob_key, staging_key
 from nixery_core.storage.object_store import ObjectHeaders, ObjectStore
@@ -111,7 +114,7 @@ class PartWriter:
 
     def _send(self) -> None:
         if self._upload is None:
-            self._upload = _PartUpload(self._store)
+            self._upload = _PartUpload(self._store, staging_key())
             # a writer that is dropped takes its parts along, also at the end of the program
             self._discard = weakref.finalize(self, _drop, self._upload, os.getpid())
             self._upload.start()
@@ -129,11 +132,69 @@ class PartWriter:
             self._discard.detach()
 
 
+class SpoolWriter:
+    """One blob that waits in an unnamed file of this machine, and is then sent in parts under its digest.
+
+    Args:
+        store: The bucket.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._size = 0
+        # it has no name: it is gone with its last handle, whatever happens
+        self._spool: IO[bytes] | None = tempfile.SpooledTemporaryFile(FIRST_PART)  # noqa: SIM115
+        self._discard = weakref.finalize(self, self._spool.close)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append *data*; raises StorageError, such as for a full disk of this machine."""
+        spool = self._file()
+        try:
+            self._size += spool.write(data)
+        except OSError as error:
+            raise storage_error("a large blob", tempfile.gettempdir(), error) from error
+
+    def commit(self, digest: Digest) -> None:
+        """Send what was written as the blob *digest*; an existing blob is success; raises StorageError."""
+        spool, key = self._file(), blob_key(digest)
+        try:
+            spool.seek(0)
+            if self._size <= FIRST_PART:
+                self._store.put(key, spool.read(), ObjectHeaders.of(key))
+            else:
+                self._send(spool, key)
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Drop what was written; does nothing after a commit or a cancel."""
+        self._spool = None
+        self._discard()
+
+    def _file(self) -> IO[bytes]:
+        if self._spool is None:
+            raise StorageError("the blob is committed or cancelled already", hint="open another one")
+        return self._spool
+
+    def _send(self, spool: IO[bytes], key: str) -> None:
+        upload = _PartUpload(self._store, key)
+        try:
+            upload.start()
+            while part := spool.read(upload.next_size):
+                upload.send(bytearray(part), last=upload.size + len(part) == self._size)
+            upload.complete()
+        except BaseException:
+            # the first error is the one to tell
+            with suppress(StorageError):
+                upload.abort()
+            raise
+
+
 class _PartUpload:
     """An upload in parts, some of them at once, in threads of its own that end with it."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.key = staging_key()
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self.key = key
         self.size = 0
         self._store = store
         self._started: UnfinishedUpload | None = None

@@ -5,8 +5,8 @@
 The S3 server is `rclone serve s3` over a folder of the temporary directory; each measurement runs in a
 process of its own, so that its peak memory is its own.  Needs the dependency groups `backends` and
 `servers`.  `put_file` of s3fs sends a file that lies on the disk under its final key.  `streamed` is
-what a build does: a stream of pieces whose digest is known only at its end.  `spooled` is what it
-could do instead: keep the pieces on the disk first, and send them under their digest then.
+what a build does: a stream of pieces whose digest is known only at its end.  `spooled` is the same
+with the option large_blobs="spool".
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ from typing import Any
 from nixery_core.layer_writer import BuiltLayer, LayerCache
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import LAYER_GZIP, Descriptor
-from nixery_core.storage import part_writer
 from nixery_core.storage.backend import Backend
-from nixery_core.storage.keys import blob_key
-from nixery_core.storage.object_store import ObjectHeaders
 from nixery_core.storage.plugins import open_backend
 from nixery_core.testing.servers import LOOPBACK, free_port, serving
 
@@ -57,7 +54,10 @@ def put_file(port: int, bucket: str, path: Path) -> None:
 
 def streamed(port: int, bucket: str, path: Path) -> None:
     """What a build does with a layer."""
-    backend = open_backend(f"s3://{bucket}/streamed", **options(port))
+    write_blob(open_backend(f"s3://{bucket}/streamed", **options(port)), path)
+
+
+def write_blob(backend: Backend, path: Path) -> None:
     writer, digest = backend.open_blob(), hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(PIECE):
@@ -67,22 +67,8 @@ def streamed(port: int, bucket: str, path: Path) -> None:
 
 
 def spooled(port: int, bucket: str, path: Path) -> None:
-    """What a build could do instead: a file first, then the same parts under the digest itself, and no copy."""
-    backend: Any = open_backend(f"s3://{bucket}/spooled", **options(port))
-    digest = hashlib.sha256()
-    with tempfile.TemporaryFile() as spool:
-        with path.open("rb") as file:
-            while piece := file.read(PIECE):
-                digest.update(piece)
-                spool.write(piece)
-        spool.seek(0)
-        key = blob_key(Digest("sha256", digest.hexdigest()))
-        upload = part_writer._PartUpload(backend._store)
-        upload.key = key
-        upload._started = backend._store.start_upload(key, ObjectHeaders.of(key))
-        while part := spool.read(upload.next_size):
-            upload.send(bytearray(part))
-        upload.complete()
+    """The same with large_blobs="spool": a file first, then one upload under the digest, and no copy."""
+    write_blob(open_backend(f"s3://{bucket}/spooled", large_blobs="spool", **options(port)), path)
 
 
 LARGE: dict[str, Callable[[int, str, Path], None]] = {

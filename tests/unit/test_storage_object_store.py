@@ -171,11 +171,11 @@ class TestAnyBucket(BackendTests):
     large = LARGE
     other_processes = False
 
-    @pytest.fixture(params=["known", "obeys", "does not"])
+    @pytest.fixture(params=["known", "obeys", "does not", "spools"])
     def backend(self, request) -> Backend:
         """Return a backend over a bucket that decides who creates, may turn out to, or does not."""
         bucket = Bucket(decides=request.param == "known", obeys=request.param != "does not")
-        backend = BucketBackend(BackendRef("bucket://test"), bucket)
+        backend = BucketBackend(BackendRef("bucket://test"), bucket, spool=request.param == "spools")
         assert backend.creates_atomically() is (request.param != "does not")
         return backend
 
@@ -331,6 +331,30 @@ class TestFailures:
         assert (tmp_path / "asked").read_text() == "[]"
         writer.commit(Digest.of(data))
         assert [info.key for info in backend.list(BLOBS)] == [blob_key(Digest.of(data))]
+
+
+class TestSpool:
+    @pytest.fixture
+    def backend(self, bucket: Bucket) -> BucketBackend:
+        """A backend that keeps large blobs on this machine until their digest is known."""
+        return BucketBackend(BackendRef("bucket://test"), bucket, spool=True)
+
+    def test_large_blob_is_sent_once(self, bucket: Bucket, backend: BucketBackend) -> None:
+        """Nothing is sent before the digest is known, and nothing is copied."""
+        writer = backend.open_blob()
+        writer.write(bytes(LARGE))
+        assert bucket.requests == []
+        writer.commit(Digest.of(bytes(LARGE)))
+        assert sorted(bucket.requests) == ["complete", "part", "part", "part", "start"]
+        assert bucket.headers[blob_key(Digest.of(bytes(LARGE)))].cache_control == IMMUTABLE
+
+    @pytest.mark.parametrize("request_", ["start", "part", "complete", "put"])
+    def test_nothing_is_left(self, bucket: Bucket, backend: BucketBackend, request_: str) -> None:
+        """Whatever request fails, the error is told and nothing stays."""
+        bucket.failing[request_] = StorageError("broken")
+        with pytest.raises(StorageError, match="broken"):
+            write(backend, bytes(5 if request_ == "put" else LARGE))
+        assert (bucket.objects, bucket.uploads) == ({}, {})
 
 
 class TestConditions:

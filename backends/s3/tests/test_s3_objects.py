@@ -159,6 +159,19 @@ class TestCopies:
         assert list(backend.list_uploads()) == []
 
 
+class TestSpool:
+    def test_large_blob_is_uploaded_once(self, server) -> None:
+        """Where the server copies slowly, a large blob waits on this machine and is uploaded under its digest."""
+        backend = open_backend(f"s3://{server.new_bucket()}/prefix", **server.options, large_blobs="spool")
+        data = os.urandom(LARGE)
+        writer = backend.open_blob()
+        writer.write(data)
+        assert list(backend.list_uploads()) == []
+        writer.commit(Digest.of(data))
+        assert b"".join(backend.stream(blob_key(Digest.of(data)))) == data
+        assert [info.key for info in backend.list("")] == [blob_key(Digest.of(data))]
+
+
 class TestCapabilities:
     def test_all_of_a_bucket(self) -> None:
         """A bucket has every capability but local files."""

@@ -32,7 +32,7 @@ _CONFIG = {
     # a server may take its time to copy or to complete a large object
     "read_timeout": 120,
 }
-_OURS = {"retries", "public_endpoint_url"}
+_OURS = {"retries", "public_endpoint_url", "large_blobs"}
 _NOT_OPTIONS = {"self", "kwargs", "asynchronous", "loop", "session"}
 
 
@@ -68,6 +68,10 @@ def open_backend(url: str, **options: Any) -> S3Backend:
                 breaks; 6 by default.
             ``public_endpoint_url``
                 Where clients reach the server, for signed URLs; ``endpoint_url`` by default.
+            ``large_blobs``
+                ``"stage"``, the default, uploads large blobs while they are written, and lets the
+                service copy them; ``"spool"`` keeps them in a temporary file first, and uploads them
+                once: for servers that copy slowly.
 
     Raises:
         InvalidConfig: For a malformed URL or an unknown option.
@@ -77,6 +81,9 @@ def open_backend(url: str, **options: Any) -> S3Backend:
     retries = options.get("retries", Retrying().attempts)
     if not isinstance(retries, int) or isinstance(retries, bool):
         raise InvalidConfig(f"retries is a number, not {retries!r}")
+    large_blobs = options.get("large_blobs", "stage")
+    if large_blobs not in ("stage", "spool"):
+        raise InvalidConfig(f"large_blobs is 'stage' or 'spool', not {large_blobs!r}")
     place = Place(
         url=redact(url),
         bucket=bucket,
@@ -84,7 +91,7 @@ def open_backend(url: str, **options: Any) -> S3Backend:
         options=_s3fs_options(options),
         public_endpoint_url=options.get("public_endpoint_url"),
     )
-    return S3Backend(BackendRef(url, options), S3Store(place, Retrying(attempts=retries)))
+    return S3Backend(BackendRef(url, options), S3Store(place, Retrying(attempts=retries)), spool=large_blobs == "spool")
 
 
 def _parse(url: str) -> tuple[str, str]:
