@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 
 import attrs
 
-from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
+from nixery_core.errors import InvalidConfig, InvalidDocument, NixeryError, ObjectNotFound, StorageError
 from nixery_core.layering.popularity import Popularity
 from nixery_core.model.closure import Closure
 from nixery_core.model.digest import Digest
@@ -117,6 +117,8 @@ class ServedCounter:
         self._counting = threading.Lock()
         self._flushing = threading.Lock()
         self._failure: StorageError | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
         self._process = 0
         self._replica = ""
         self._counts = Counter[Digest]()
@@ -169,31 +171,51 @@ class ServedCounter:
                 raise
             self._failure = None
 
+    def start(self, every: float = 60.0, *, on_failure: Callable[[NixeryError], object] | None = None) -> None:
+        """Flush *every* so many seconds in a thread, until :meth:`stop`; and compact once a day.
+
+        While the storage fails, counts stay in memory, *on_failure* is told why, and so is
+        whoever asks for :attr:`failure`.
+        """
+        if self._thread is not None:
+            raise InvalidConfig("the counter has a thread already", hint="stop it first")
+        if not every > 0:
+            raise InvalidConfig(f"counts are written every so many seconds, more than 0, not {every}")
+        self._stopping.clear()
+        self._thread = threading.Thread(
+            target=self._run, args=(every, on_failure), name="nixery-core-served", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, and flush; raises StorageError."""
+        if self._thread is not None:
+            self._stopping.set()
+            self._thread.join()
+            self._thread = None
+        self.flush()
+
     @contextmanager
     def flushing(self, every: float = 60.0) -> Iterator[Self]:
-        """Flush *every* so many seconds in a thread, and at the end of the block.
-
-        While the storage fails, counts stay in memory and :attr:`failure` tells why; only the flush
-        at the end raises StorageError.
-        """
-        stop = threading.Event()
-
-        def run() -> None:
-            while not stop.wait(every):
-                # an object that could not be written is kept for the next time, and the error with it
-                try:
-                    self.flush()
-                except StorageError:
-                    continue
-
-        thread = threading.Thread(target=run, name="nixery-core-served")
-        thread.start()
+        """Count with a thread that writes, see :meth:`start`, for as long as the block lasts; raises StorageError."""
+        self.start(every)
         try:
             yield self
         finally:
-            stop.set()
-            thread.join()
-            self.flush()
+            self.stop()
+
+    def _run(self, every: float, on_failure: Callable[[NixeryError], object] | None) -> None:
+        compacted: date | None = None
+        while not self._stopping.wait(every):
+            # what could not be done is done the next time
+            try:
+                self.flush()
+                if self._today() != compacted:
+                    self.compact()
+                    compacted = self._today()
+            except (StorageError, InvalidDocument) as error:
+                if on_failure is not None:
+                    on_failure(error)
 
     def popularity(self, *, half_life: float | None = None) -> ServedPopularity:
         """Return in how many served images each package is, as far as it is written.

@@ -83,8 +83,9 @@ def popcount(arguments: argparse.Namespace) -> int:
     else:
         with write_file_atomically(arguments.output) as writer:
             writer.write(packed)
-        if not arguments.served and arguments.state is None:
-            _default_state(arguments.output).unlink(missing_ok=True)
+        state = _default_state(arguments.output)
+        if state is not None and not arguments.served and arguments.state is None:
+            state.unlink(missing_ok=True)
     missing = facts.get("missing_paths", [])
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -134,7 +135,7 @@ def _served(arguments: argparse.Namespace) -> tuple[Popularity, Mapping[str, Any
 
 @contextmanager
 def _state(arguments: argparse.Namespace) -> Iterator[WalkState | None]:
-    file = arguments.state or (None if arguments.output == "-" else _default_state(arguments.output))
+    file = arguments.state or _default_state(arguments.output)
     try:
         with nullcontext() if file is None else WalkState(file, _caches(arguments)) as state:
             yield state
@@ -148,8 +149,10 @@ def _caches(arguments: argparse.Namespace) -> list[str]:
     return arguments.cache or [CACHE]
 
 
-def _default_state(output: str) -> Path:
-    return Path(f"{output}.state")
+def _default_state(output: str) -> Path | None:
+    # there is no place beside a pipe or a device
+    path = Path(output)
+    return None if output == "-" or (path.exists() and not path.is_file()) else Path(f"{output}.state")
 
 
 def _check(arguments: argparse.Namespace) -> None:

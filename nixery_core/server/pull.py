@@ -17,6 +17,7 @@ from nixery_core.server.refusals import Refusal, blob_unknown, manifest_unknown
 from nixery_core.server.replies import RawHeaders, Receive, Scope, Send, header, header_lines, raw_headers, reply
 from nixery_core.server.targets import Target
 from nixery_core.server.threads import Threads
+from nixery_core.server.warm_up import INTERNAL
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.capabilities import SupportsLocalFiles, SupportsSignedUrls
 from nixery_core.storage.keys import blob_key
@@ -78,7 +79,7 @@ class Pull:
             await reply(send, 304, kept, head=True)
             return
         await reply(send, 200, manifest.headers, manifest.body, head=head)
-        if self._on_served is not None and manifest.config is not None and not head:
+        if self._on_served is not None and manifest.config is not None and not head and INTERNAL not in scope:
             self._on_served(manifest.config)
 
     async def blob(self, scope: Scope, send: Send, target: Target, allowed: Allowed) -> None:

@@ -12,6 +12,8 @@ from nixery_core.model.names import check_name, check_tag
 from nixery_core.server.replies import Message, Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
+INTERNAL = "nixery_core.internal"
+"""In the scope of a request that no client sent: nobody was served."""
 _DEFAULT_PAUSE = 5.0
 
 
@@ -93,6 +95,7 @@ async def _ask(
         "query_string": b"",
         "headers": [],
         "client": None,
+        INTERNAL: True,
         "server": None,
     }
     await application(scope, receive, send)

@@ -58,6 +58,20 @@ class TestServing:
         assert re.fullmatch("[0-9a-f]{32}", pulled[0]["request_id"])
         assert staged(tmp_path) == []
 
+    def test_what_is_served_is_counted(self, tmp_path, serving):
+        """--count-served writes what clients pulled, to the last, when it stops; popcount makes a file of it."""
+        with serving(tmp_path, "--count-served", "--warm-up", "welcome") as server:
+            server.wait()
+            for name in ("hello", "hello", "lookup"):
+                server.wait(f"/v2/{name}/manifests/latest")
+            assert server.stop() == 0
+        output = tmp_path / "popularity.json"
+        command = [sys.executable, "-m", "nixery_core", "popcount", "--served", tmp_path / "images", "--output", output]
+        subprocess.run(command, check=True, capture_output=True)
+        document = json.loads(output.read_bytes())
+        assert document["metadata"] == {"images_served": 3, "unknown_images": 0}
+        assert document["counts"] == {"alphabet": 3, "dictionary": 3, "greeting": 2, "hello": 2, "lookup": 1}
+
     def test_nixerys_environment(self, tmp_path, serving):
         """A deployment of Nixery starts with its variables alone."""
         port = free_port()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import assert_type
@@ -41,11 +41,14 @@ from nixery_core import (
     open_backend,
 )
 from nixery_core.compression import Codec, codec
-from nixery_core.errors import NixeryError, PackageError, PackageProblem
+from nixery_core.errors import BinaryCacheError, NixeryError, PackageError, PackageProblem
 from nixery_core.events import EventCallback, LayerBuilt
 from nixery_core.layer_writer import BuiltLayer
 from nixery_core.layering import PerPathLayerer
 from nixery_core.model.package import ResolvedPackage
+from nixery_core.popcount.counting import ClosureCounts, count_closures
+from nixery_core.popcount.walk import NarInfoSource, walk_closures
+from nixery_core.served import ServedCounter
 from nixery_core.storage.backend import BackendRef, BlobWriter, ObjectInfo
 from nixery_core.storage.fsspec_backend import FsspecBackend
 from nixery_core.storage.local import LocalBackend
@@ -113,6 +116,18 @@ def follow(event: BuildEvent) -> None:
 callback: EventCallback = follow
 
 
+def popularity(source: NarInfoSource, roots: list[StorePath]) -> Popularity:
+    walk = walk_closures(roots, [source, BinaryCache("https://cache.nixos.org")], allow_missing=True)
+    assert_type(count_closures(walk.facts, roots), ClosureCounts)
+    backend = open_backend("memory://images")
+    counter = ServedCounter(backend)
+    ImageBuilder(NixpkgsChannel("nixos-unstable"), backend, on_image=counter.describe)
+    with counter.flushing(every=60) as counting:
+        assert_type(counting, ServedCounter)
+        counting.record(Digest.of(b"configuration"))
+    return counter.popularity(half_life=30).popularity
+
+
 def failed(error: NixeryError) -> tuple[str, str]:
     if isinstance(error, PackageError):
         assert_type(error.problems, tuple[PackageProblem, ...])
@@ -128,6 +143,14 @@ class Mirror:
 
     def pin(self, tag: str) -> Pin:
         return Pin(kind="mirror", url=self.url, revision=None, fetch={"type": "tarball", "url": self.url})
+
+
+class OwnCache:
+    def answers(self, paths: Iterable[StorePath]) -> Iterator[tuple[StorePath, NarInfo | BinaryCacheError | None]]:
+        return ((path, None) for path in paths)
+
+
+assert_type(popularity(OwnCache(), []), Popularity)
 
 
 class OneLayer:

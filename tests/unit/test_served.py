@@ -182,6 +182,35 @@ class TestFailures:
         assert counter.popularity().served == 2
         assert "nixery-core-served" not in {thread.name for thread in threading.enumerate()}
 
+    def test_the_thread_compacts(self, backend, counter, clock):
+        """Days that are over are merged by whoever counts, without being asked."""
+        counter.record(SHELL)
+        counter.flush()
+        clock.advance(3)
+        with ServedCounter(backend, today=clock).flushing(every=0.01):
+            wait_until(lambda: keys(backend, DAYS))
+        assert counter.popularity().served == 1
+
+    def test_start_and_stop(self, backend, clock):
+        """A counter has one thread; failures are told while it runs; it can be started again."""
+        failing, told = Failing(backend), []
+        counter = ServedCounter(failing, today=clock)
+        failing.fail = "before"
+        counter.record(SHELL)
+        for interval in (0, -1):
+            with pytest.raises(InvalidConfig):
+                counter.start(interval)
+        counter.start(0.01, on_failure=told.append)
+        with pytest.raises(InvalidConfig, match="has a thread"):
+            counter.start()
+        wait_until(lambda: told)
+        failing.fail = ""
+        counter.stop()
+        counter.start()
+        counter.stop()
+        assert counter.popularity().served == 1
+        assert isinstance(told[0], StorageError)
+
     def test_the_end_tells_of_a_failure(self, backend, clock):
         """What could not be written when the block ends is an error."""
         failing = Failing(backend)

@@ -1,11 +1,15 @@
 """A registry tells which images it serves, whatever form their manifests have."""
 
+import asyncio
+
 import pytest
 
+from nixery_core.model.image import ImageSpec
 from nixery_core.model.platform import AMD64, ARM64
 from nixery_core.served import ServedCounter
 from nixery_core.server import registry_app
 from nixery_core.server.documents import DOCKER_MANIFEST
+from nixery_core.server.warm_up import WarmUp
 from nixery_core.storage.plugins import open_backend
 from nixery_core.testing.asgi_client import AsgiClient
 from nixery_core.testing.memory_images import memory_builder
@@ -30,6 +34,15 @@ def test_manifests_that_are_sent_are_counted(builder):
         client.get("/v2/git/manifests/latest", ("If-None-Match", response.headers["etag"]))
         client.get(f"/v2/git/blobs/{image}")
     assert list(map(str, served)) == [image] * 3
+
+
+def test_a_warm_up_serves_nobody(builder):
+    """Images that are asked for before there is a client are not counted."""
+    served = []
+    app = registry_app(builder, on_served=served.append)
+    asyncio.run(WarmUp(app, [("git", "latest")]).run())
+    assert builder.find(ImageSpec.parse("git")) is not None
+    assert served == []
 
 
 def test_an_index_is_no_image(builder):

@@ -14,7 +14,10 @@ from nixery_core.errors import InvalidConfig
 
 _SUMMARY = "Serve images over the registry API, built when they are asked for, with a web page."
 _GROUPS = (
-    ("what is served", ("source", "store", "platforms", "allow_unfree", "import_args", "index", "warm_up")),
+    (
+        "what is served",
+        ("source", "store", "platforms", "allow_unfree", "import_args", "index", "warm_up", "count_served"),
+    ),
     ("where it listens", ("host", "port", "public_url", "tls_cert", "tls_key", "workers")),
     ("how images are built", ("codec", "budget", "popularity", "nix_timeout", "nix_store", "nix_options")),
     (

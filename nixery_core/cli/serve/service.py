@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -12,6 +13,7 @@ import attrs
 from nixery_core.builder import ImageBuilder
 from nixery_core.cli.serve.settings import ServeSettings
 from nixery_core.cli.source_argument import parse_import_args, parse_source
+from nixery_core.errors import NixeryError, StorageError
 from nixery_core.events import ignore_events
 from nixery_core.index.index_file import IndexFile
 from nixery_core.layering.popularity import Popularity
@@ -19,6 +21,7 @@ from nixery_core.layering.popularity_file import load_popularity
 from nixery_core.model.platform import Platform
 from nixery_core.nix import Nix
 from nixery_core.nix.demo import demo_nix
+from nixery_core.served import ServedCounter
 from nixery_core.server import registry_app
 from nixery_core.server.builds import Builds
 from nixery_core.server.endpoints import operation_routes
@@ -32,6 +35,7 @@ from nixery_core.server.warm_up import WarmUp, warm_up_list
 from nixery_core.storage.plugins import open_backend
 
 Application = Callable[[Any, Any, Any], Any]
+_log = logging.getLogger(__name__)
 
 
 def _nothing() -> None:
@@ -64,7 +68,8 @@ def build_service(
         NixeryError: For settings that cannot be met.
     """
     metrics = Metrics(version=metadata.version("nixery-core"), folder=metrics_folder) if settings.metrics else None
-    builder = image_builder(settings, metrics)
+    counter = ServedCounter(open_backend(settings.store)) if settings.count_served else None
+    builder = image_builder(settings, metrics, counter)
     images = warm_up_list(settings.warm_up)
     deadline = Deadline(settings.stop_timeout)
     platforms = [Platform.parse(text) for text in settings.platforms]
@@ -80,19 +85,32 @@ def build_service(
         lease_ttl=settings.lease_ttl,
         redirect_expires=settings.redirect_expires,
         on_build=all_of(*observers),
+        on_served=None if counter is None else counter.record,
         routes=[*operation_routes(Health(builder), metrics), *(page.routes if page else [])],
     )
     builds: Builds = registry.state.builds
     for one in (metrics, page):
         if one is not None:
             one.watch(builds)
+
+    def start() -> None:
+        on_start()
+        if counter is not None:
+            counter.start(on_failure=_not_counted)
+
+    def stop() -> None:
+        if counter is not None:
+            _stop(counter)
+        if page is not None:
+            page.close()
+
     lifecycle = Lifecycle(
         registry,
         builds,
         deadline,
         background=WarmUp(registry, images).run if images else None,
-        on_start=on_start,
-        on_stop=page.close if page else _nothing,
+        on_start=start,
+        on_stop=stop,
     )
     return Service(application=Observed(lifecycle, metrics=metrics), builder=builder, builds=builds, deadline=deadline)
 
@@ -108,7 +126,20 @@ def _page(settings: ServeSettings, builder: ImageBuilder, platforms: Sequence[Pl
     )
 
 
-def image_builder(settings: ServeSettings, metrics: Metrics | None = None) -> ImageBuilder:
+def _stop(counter: ServedCounter) -> None:
+    try:
+        counter.stop()
+    except StorageError as error:
+        _not_counted(error)
+
+
+def _not_counted(error: NixeryError) -> None:
+    _log.warning("what was served cannot be counted: %s", error)
+
+
+def image_builder(
+    settings: ServeSettings, metrics: Metrics | None = None, counter: ServedCounter | None = None
+) -> ImageBuilder:
     """Return the builder of *settings*; raises NixeryError."""
     arguments = parse_import_args(settings.import_args or None, allow_unfree=settings.allow_unfree)
     return ImageBuilder(
@@ -119,6 +150,7 @@ def image_builder(settings: ServeSettings, metrics: Metrics | None = None) -> Im
         budget=settings.budget,
         popularity=load_popularity(settings.popularity) if settings.popularity else Popularity(),
         on_event=ignore_events if metrics is None else metrics.on_event,
+        on_image=None if counter is None else counter.describe,
     )
 
 

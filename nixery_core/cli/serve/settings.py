@@ -242,6 +242,13 @@ class ServeSettings:
     warm_up: tuple[str, ...] = _setting(
         (), "NIXERY_WARM_UP", "--warm-up", "images to build at the start, NAME[:TAG]", metavar="NAME", read=_words
     )
+    count_served: bool = _setting(
+        False,
+        "NIXERY_COUNT_SERVED",
+        "--count-served",
+        "count the images that are served, for `popcount --served`",
+        read=_truth,
+    )
     index: str = _setting(
         "", "NIXERY_INDEX", "--index", "package index whose names the web page completes", metavar="URL"
     )
