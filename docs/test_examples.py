@@ -20,6 +20,7 @@ import doctest
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ PAGES = sorted(
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<body>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!-- (?P<word>needs|exit|not run): (?P<value>.*?) -->", re.DOTALL)
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-_NOT_EXAMPLES = {"text", "toml", "json", "nix", "toctree", "eval-rst"}
+_NOT_EXAMPLES = {"text", "toml", "json", "yaml", "ini", "nix", "toctree", "eval-rst"}
 _TIMEOUT = 300.0
 
 
@@ -114,6 +115,17 @@ def run_console(block: Block, page: Path, folder: Path) -> None:
             assert same, f"{where}expected:\n{want}\ngot:\n{finished.stdout}"
 
 
+def end_processes(variable: str) -> None:
+    """End what an example has started in the background, when a later one has failed to end it."""
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            mine = variable.encode() in environment.read_bytes().split(b"\0")
+            if mine and int(environment.parent.name) != os.getpid():
+                os.kill(int(environment.parent.name), signal.SIGTERM)
+        except OSError:  # it has ended, or is somebody else's
+            continue
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder, which is the current one; Nix keeps everything beside it."""
@@ -127,7 +139,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # a git of the user may ask for signatures or hooks
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("NIXERY_EXAMPLE", str(tmp_path))
     yield folder
+    end_processes(f"NIXERY_EXAMPLE={tmp_path}")
     # Nix takes the write permission away from all it stores
     for path, _, _ in os.walk(tmp_path):
         Path(path).chmod(0o700)

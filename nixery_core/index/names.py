@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -43,6 +43,9 @@ class NameTable:
 
     def __contains__(self, attribute: object) -> bool:
         return attribute in self._packages
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packages)
 
     def __len__(self) -> int:
         return len(self._packages)

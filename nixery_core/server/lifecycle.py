@@ -58,7 +58,7 @@ class Lifecycle:
         deadline: How long builds go on.
         background: What runs beside the requests, from the start until it is done.
         on_start: Called when the application starts.
-        on_stop: Called when no build is left, before the application ends.
+        on_stop: Called in a thread when no build is left, before the application ends.
     """
 
     def __init__(
@@ -115,5 +115,6 @@ class Lifecycle:
         left = len(self._builds.active())
         if left:
             _log.info("waiting up to %.0f s for %d builds", self._deadline.remaining(), left)
-        await Threads(1).run(self._builds.close, self._deadline.remaining())
-        self._on_stop()
+        threads = Threads(1)
+        await threads.run(self._builds.close, self._deadline.remaining())
+        await threads.run(self._on_stop)

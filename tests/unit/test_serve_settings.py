@@ -8,6 +8,7 @@ import pytest
 
 from nixery_core.cli.arguments import parse_arguments
 from nixery_core.cli.serve import settings_of
+from nixery_core.cli.serve.chosen import SOURCE_VARIABLES, STORAGE_VARIABLES
 from nixery_core.cli.serve.settings import KEY, ServeSettings, settings_table
 from nixery_core.errors import InvalidConfig
 
@@ -143,6 +144,19 @@ def test_the_reference_has_every_setting():
     rows = re.findall(r"^\| `([A-Z0-9_]+)` \| `(--[a-z-]+)` \| (.*?) \| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
     expected = [(setting.variable, setting.flag, shown(value), setting.text) for setting, value in settings_table()]
     assert rows == expected
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="runs in a checkout only")
+def test_the_guides_name_settings_that_there_are():
+    """Each variable and option of the registry in the guides is one of the code."""
+    known = {setting.variable for setting, _ in settings_table()} | {*SOURCE_VARIABLES, *STORAGE_VARIABLES}
+    flags = {setting.flag for setting, _ in settings_table()}
+    guides = ("run-a-registry", "kubernetes", "replicas", "registry-image")
+    for guide in guides:
+        text = (PAGE.parents[1] / "howto" / f"{guide}.md").read_text()
+        assert set(re.findall(r"\bNIXERY_[A-Z_]+\b", text)) <= known, guide
+        for line in re.findall(r"nixery-core serve (.*)", text):
+            assert set(re.findall(r"--[a-z-]+", line)) <= flags, line
 
 
 def shown(value):

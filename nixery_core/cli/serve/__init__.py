@@ -12,14 +12,29 @@ from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.serve.settings import KEY, ServeSettings, Setting
 from nixery_core.errors import InvalidConfig
 
+PAIR = "NAME VALUE"
 _SUMMARY = "Serve images over the registry API, built when they are asked for, with a web page."
 _GROUPS = (
     (
         "what is served",
-        ("source", "store", "platforms", "allow_unfree", "import_args", "index", "warm_up", "count_served"),
+        (
+            "source",
+            "store",
+            "store_options",
+            "platforms",
+            "allow_unfree",
+            "import_args",
+            "index",
+            "warm_up",
+            "count_served",
+        ),
     ),
     ("where it listens", ("host", "port", "public_url", "tls_cert", "tls_key", "workers")),
-    ("how images are built", ("codec", "budget", "popularity", "nix_timeout", "nix_store", "nix_options")),
+    (
+        "how images are built",
+        ("codec", "budget", "popularity", "nix_timeout", "nix_store", "nix_options"),
+    ),
+    ("binary caches (--source cache:..)", ("caches", "trusted_keys", "allow_unsigned")),
     (
         "how much, and how long",
         ("max_builds", "max_queued", "patience", "abandon_after", "stop_timeout", "lease_ttl", "redirect_expires"),
@@ -70,7 +85,7 @@ def settings_of(arguments: argparse.Namespace) -> ServeSettings:
 
 
 def _joined(field: attrs.Attribute[Any], values: list[Any]) -> Any:
-    return dict(values) if field.name == "nix_options" else tuple(values)
+    return dict(values) if field.metadata[KEY].metavar == PAIR else tuple(values)
 
 
 def _add(group: argparse._ArgumentGroup, field: attrs.Attribute[Any]) -> None:
@@ -81,7 +96,7 @@ def _add(group: argparse._ArgumentGroup, field: attrs.Attribute[Any]) -> None:
     more: dict[str, Any] = {"dest": field.name, "default": None, "help": text}
     if isinstance(field.default, bool):
         group.add_argument(setting.flag, action="store_const", const=not field.default, **more)
-    elif field.name == "nix_options":
+    elif setting.metavar == PAIR:
         group.add_argument(setting.flag, nargs=2, action="append", metavar=tuple(setting.metavar.split()), **more)
     elif field.default == ():
         group.add_argument(setting.flag, action="append", metavar=setting.metavar, **more)

@@ -11,11 +11,12 @@ from typing import Any
 import attrs
 
 from nixery_core.builder import ImageBuilder
+from nixery_core.cache_source import BinaryCacheSource
+from nixery_core.cli.cache_argument import CacheOptions, parse_index
 from nixery_core.cli.serve.settings import ServeSettings
 from nixery_core.cli.source_argument import parse_import_args, parse_source
 from nixery_core.errors import NixeryError, StorageError
 from nixery_core.events import ignore_events
-from nixery_core.index.index_file import IndexFile
 from nixery_core.layering.popularity import Popularity
 from nixery_core.layering.popularity_file import load_popularity
 from nixery_core.model.platform import Platform
@@ -32,10 +33,13 @@ from nixery_core.server.observed import Observed
 from nixery_core.server.observers import all_of, log_builds
 from nixery_core.server.page import IndexNames, Page
 from nixery_core.server.warm_up import WarmUp, warm_up_list
+from nixery_core.storage.backend import Backend
 from nixery_core.storage.plugins import open_backend
+from nixery_core.stores.realiser import RealiserSource
+
+_log = logging.getLogger(__name__)
 
 Application = Callable[[Any, Any, Any], Any]
-_log = logging.getLogger(__name__)
 
 
 def _nothing() -> None:
@@ -68,8 +72,9 @@ def build_service(
         NixeryError: For settings that cannot be met.
     """
     metrics = Metrics(version=metadata.version("nixery-core"), folder=metrics_folder) if settings.metrics else None
-    counter = ServedCounter(open_backend(settings.store)) if settings.count_served else None
-    builder = image_builder(settings, metrics, counter)
+    backend = open_backend(settings.store, **settings.store_options)
+    counter = ServedCounter(backend) if settings.count_served else None
+    builder = image_builder(settings, backend, metrics, counter)
     images = warm_up_list(settings.warm_up)
     deadline = Deadline(settings.stop_timeout)
     platforms = [Platform.parse(text) for text in settings.platforms]
@@ -84,41 +89,60 @@ def build_service(
         abandon_after=settings.abandon_after,
         lease_ttl=settings.lease_ttl,
         redirect_expires=settings.redirect_expires,
-        on_build=all_of(*observers),
         on_served=None if counter is None else counter.record,
+        on_build=all_of(*observers),
         routes=[*operation_routes(Health(builder), metrics), *(page.routes if page else [])],
     )
     builds: Builds = registry.state.builds
     for one in (metrics, page):
         if one is not None:
             one.watch(builds)
-
-    def start() -> None:
-        on_start()
-        if counter is not None:
-            counter.start(on_failure=_not_counted)
-
-    def stop() -> None:
-        if counter is not None:
-            _stop(counter)
-        if page is not None:
-            page.close()
-
+    life = _Life(on_start, page, counter)
     lifecycle = Lifecycle(
         registry,
         builds,
         deadline,
         background=WarmUp(registry, images).run if images else None,
-        on_start=start,
-        on_stop=stop,
+        on_start=life.start,
+        on_stop=life.stop,
     )
     return Service(application=Observed(lifecycle, metrics=metrics), builder=builder, builds=builds, deadline=deadline)
 
 
+class _Life:
+    """What begins and ends with the server, beside its builds."""
+
+    def __init__(self, on_start: Callable[[], None], page: Page | None, counter: ServedCounter | None) -> None:
+        self._on_start = on_start
+        self._page = page
+        self._counter = counter
+
+    def start(self) -> None:
+        self._on_start()
+        if self._counter is not None:
+            self._counter.start(on_failure=_not_counted)
+
+    def stop(self) -> None:
+        if self._page is not None:
+            self._page.close()
+        if self._counter is not None:
+            try:
+                self._counter.stop()
+            except StorageError as error:
+                _not_counted(error)
+
+
+def _not_counted(error: NixeryError) -> None:
+    _log.warning("what was served cannot be counted: %s", error)
+
+
 def _page(settings: ServeSettings, builder: ImageBuilder, platforms: Sequence[Platform]) -> Page:
+    index = parse_index(settings.index) if settings.index else None
+    if index is None and isinstance(builder.source, BinaryCacheSource):
+        index = builder.source.index
     return Page(
         builder,
-        names=IndexNames(IndexFile(settings.index)) if settings.index else None,
+        names=None if index is None else IndexNames(index),
         platforms=platforms,
         # without one, clients reach it where the browser does
         address=settings.public_url.partition("://")[2].rstrip("/"),
@@ -126,31 +150,24 @@ def _page(settings: ServeSettings, builder: ImageBuilder, platforms: Sequence[Pl
     )
 
 
-def _stop(counter: ServedCounter) -> None:
-    try:
-        counter.stop()
-    except StorageError as error:
-        _not_counted(error)
-
-
-def _not_counted(error: NixeryError) -> None:
-    _log.warning("what was served cannot be counted: %s", error)
-
-
 def image_builder(
-    settings: ServeSettings, metrics: Metrics | None = None, counter: ServedCounter | None = None
+    settings: ServeSettings, backend: Backend, metrics: Metrics | None = None, counter: ServedCounter | None = None
 ) -> ImageBuilder:
     """Return the builder of *settings*; raises NixeryError."""
     arguments = parse_import_args(settings.import_args or None, allow_unfree=settings.allow_unfree)
+    caches = CacheOptions(
+        more=settings.caches, trusted_keys=settings.trusted_keys, allow_unsigned=settings.allow_unsigned
+    )
+    source = parse_source(settings.source, arguments, caches)
     return ImageBuilder(
-        parse_source(settings.source, arguments),
-        open_backend(settings.store),
-        realiser=_nix(settings),
+        source,
+        backend,
+        realiser=None if isinstance(source, RealiserSource) else _nix(settings),
         codec=settings.codec,
         budget=settings.budget,
         popularity=load_popularity(settings.popularity) if settings.popularity else Popularity(),
-        on_event=ignore_events if metrics is None else metrics.on_event,
         on_image=None if counter is None else counter.describe,
+        on_event=ignore_events if metrics is None else metrics.on_event,
     )
 
 

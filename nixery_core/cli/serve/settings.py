@@ -61,6 +61,13 @@ def _texts_by_name(text: str) -> dict[str, str]:
     return values
 
 
+def _values_by_name(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError('write {"name": "value"}')
+    return values
+
+
 def _setting(
     default: Any,
     variable: str,
@@ -121,6 +128,14 @@ class ServeSettings:
         "", "NIXERY_SOURCE", "--source", "where packages come from, as for `build`", metavar="SOURCE"
     )
     store: str = _setting("", "NIXERY_STORE", "--store", "where images are kept: a folder or a URL", metavar="URL")
+    store_options: Mapping[str, Any] = _setting(
+        attrs.Factory(dict),
+        "NIXERY_STORE_OPTIONS",
+        "--store-option",
+        "what the storage takes beside its URL, such as `endpoint_url`; the variable is a JSON object",
+        metavar="NAME VALUE",
+        read=_values_by_name,
+    )
     host: str = _setting(
         "127.0.0.1", "NIXERY_HOST", "--host", "address to listen at; `0.0.0.0` is every one", metavar="ADDRESS"
     )
@@ -157,6 +172,24 @@ class ServeSettings:
     )
     import_args: str = _setting(
         "", "NIXERY_IMPORT_ARGS", "--import-args", "arguments for the package set, a JSON object", metavar="JSON"
+    )
+    caches: tuple[str, ...] = _setting(
+        (), "NIXERY_CACHES", "--cache", "further binary caches for a source `cache:..`", metavar="URL", read=_words
+    )
+    trusted_keys: tuple[str, ...] = _setting(
+        (),
+        "NIXERY_TRUSTED_KEYS",
+        "--trusted-key",
+        "public keys whose signatures are believed, for a source `cache:..`",
+        metavar="NAME:BASE64",
+        read=_words,
+    )
+    allow_unsigned: bool = _setting(
+        False,
+        "NIXERY_ALLOW_UNSIGNED",
+        "--allow-unsigned",
+        "take store paths of binary caches that no trusted key has signed",
+        read=_truth,
     )
     nix_timeout: float = _setting(
         3600.0,
@@ -250,7 +283,11 @@ class ServeSettings:
         read=_truth,
     )
     index: str = _setting(
-        "", "NIXERY_INDEX", "--index", "package index whose names the web page completes", metavar="URL"
+        "",
+        "NIXERY_INDEX",
+        "--index",
+        "package index whose names the web page completes; by default that of the source, if it has one",
+        metavar="INDEX",
     )
     page: bool = _setting(True, "NIXERY_PAGE", "--no-page", "serve the web page", read=_truth)
     metrics: bool = _setting(True, "NIXERY_METRICS", "--no-metrics", "serve `/metrics`", read=_truth)

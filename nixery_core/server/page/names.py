@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
 from nixery_core._remembered import Remembered
-from nixery_core.index.index_file import IndexFile
+from nixery_core.index.package_index import PackageIndex
 from nixery_core.sources import DEFAULT_TAG
 
 MOST = 20
@@ -59,19 +59,36 @@ class SortedNames:
         return (beginning + sorted(holding, key=lambda name: (len(name), name.lower())))[:MOST]
 
 
+@runtime_checkable
+class ListsNames(Protocol):
+    """A snapshot of an index that knows all its names."""
+
+    @property
+    def revision(self) -> str | None:
+        """The immutable revision, or None where the content can change under our hands."""
+        ...
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The attribute paths of all packages."""
+        ...
+
+
 class IndexNames:
-    """The names of a package index, read when they are first asked for and again when they are old.
+    """The names of a package index, read when they are first asked for, and again when they are old.
 
     Args:
-        index: Where the names are.
+        index: Where the names are; one that cannot list them, such as Hydra's, completes nothing.
     """
 
-    def __init__(self, index: IndexFile) -> None:
+    def __init__(self, index: PackageIndex) -> None:
         self._index = index
         self._sorted = Remembered()
 
     def complete(self, typed: str) -> Sequence[str]:
         """Return names as :class:`SortedNames` does; raises SourceError."""
-        document = self._index.snapshot(DEFAULT_TAG)
-        names = self._sorted.get(document.revision, float("inf"), lambda: SortedNames.of(document.packages))
+        snapshot = self._index.snapshot(DEFAULT_TAG)
+        if not isinstance(snapshot, ListsNames):
+            return []
+        names = self._sorted.get(snapshot.revision, float("inf"), lambda: SortedNames.of(snapshot.names))
         return names.complete(typed)
