@@ -121,7 +121,8 @@ class TestComposing:
         until(browser, lambda: text(browser, ".commands code") == image)
         shot(browser, "compose")
         browser.find_element(By.CSS_SELECTOR, ".planning button").send_keys(Keys.ENTER)
-        until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "svg.treemap"))
+        # the first plan has Nix build all of it
+        until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "svg.treemap"), seconds=240)
         tiles = browser.find_elements(By.CSS_SELECTOR, "svg.treemap .tile")
         rows = browser.find_elements(By.CSS_SELECTOR, "tbody tr")
         assert len(tiles) == len(rows) > 20
@@ -213,7 +214,7 @@ class TestWithoutScripts:
             browser.find_element(By.LINK_TEXT, "gzip").click()
             assert f"{registry.address}/jq/gzip:latest" in text(browser, ".commands")
             browser.find_element(By.CSS_SELECTOR, ".planning button").click()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while not browser.find_elements(By.CSS_SELECTOR, "svg.treemap"):
                 assert time.monotonic() < deadline
                 browser.find_element(By.LINK_TEXT, "Look again").click()
