@@ -151,7 +151,7 @@ def test_the_guides_name_settings_that_there_are():
     """Each variable and option of the registry in the guides is one of the code."""
     known = {setting.variable for setting, _ in settings_table()} | {*SOURCE_VARIABLES, *STORAGE_VARIABLES}
     flags = {setting.flag for setting, _ in settings_table()}
-    guides = ("run-a-registry", "kubernetes", "replicas", "registry-image")
+    guides = ("run-a-registry", "systemd", "kubernetes", "replicas", "registry-image")
     for guide in guides:
         text = (PAGE.parents[1] / "howto" / f"{guide}.md").read_text()
         assert set(re.findall(r"\bNIXERY_[A-Z_]+\b", text)) <= known, guide
