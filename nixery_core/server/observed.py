@@ -73,7 +73,7 @@ class Observed:
             if kind == "http.response.start":
                 status = message["status"]
                 # the messages of manifests are made once and sent often: theirs stay as they are
-                message = {**message, "headers": [*message["headers"], id_line]}
+                message = {**message, "headers": [*message.get("headers", ()), id_line]}
             await send(message)
             if kind == "http.response.body":
                 sent += len(message.get("body", b""))

@@ -129,6 +129,16 @@ class TestRequests:
             lines = [client.get("/v2/git/manifests/latest").header_lines for _ in range(2)]
             assert [sum(name == "x-request-id" for name, _ in line) for line in lines] == [1, 1]
 
+    def test_an_answer_without_headers_gets_one_too(self):
+        """ASGI lets an application leave out its headers; the identity is there all the same."""
+
+        async def bare(scope, receive, send):
+            await send({"type": "http.response.start", "status": 204})
+            await send({"type": "http.response.body"})
+
+        with AsgiClient(Observed(bare)) as client:
+            assert client.get("/", ("X-Request-Id", "abc-1")).headers == {"x-request-id": "abc-1"}
+
     def test_each_is_logged(self, backend, caplog):
         """One line a request, with what one filters by."""
         app, _, _ = observed(backend, "git")
