@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from nixery_core.nix.demo import demo_path
-from nixery_core.served import ServedCounter
 from nixery_core.storage.layout import list_refs
 from nixery_core.storage.plugins import open_backend
 
@@ -117,17 +116,6 @@ class TestServing:
         assert problem in ended.stderr
         assert "Traceback" not in ended.stderr
         assert list(tmp_path.iterdir()) == []
-
-    def test_served_images_are_counted(self, tmp_path, serving):
-        """With --count-served the storage knows after the stop how often each image was served."""
-        with serving(tmp_path, "--count-served") as server:
-            server.wait()
-            for _ in range(3):
-                server.get("/v2/hello/manifests/latest")
-            assert server.stop() == 0
-        counted = ServedCounter(open_backend(tmp_path / "images")).popularity()
-        assert (counted.served, counted.unknown) == (3, 0)
-        assert counted.popularity.counts["hello"] == 3
 
     def test_tls(self, tmp_path, serving, require):
         """With a certificate the registry speaks TLS, and says so in the commands that it prints."""
