@@ -15,7 +15,7 @@ from nixery_core.stores.binary_caches import BinaryCaches, Found
 from nixery_core.stores.content_address import file_hash
 from nixery_core.stores.nar import nar_entries
 from nixery_core.stores.nar_listing import ListingHash, parse_listing
-from nixery_core.stores.reader import StoreEntry
+from nixery_core.stores.reader import EntryType, StoreEntry
 
 MOST_LISTING = 64 << 20
 """Most bytes of a listing, unpacked."""
@@ -134,11 +134,11 @@ class BinaryCacheReader:
         path = found.info.store_path
         survey = Survey([], verified=True)
         for entry in self._verified(found, self._listed.get(path)):
-            if entry.contents is not None:
-                wanted = size if entry.name == name else HEAD if entry.executable else 0
-                if wanted:
-                    survey.heads[entry.name] = _first(entry.contents(), wanted)
-            survey.entries.append(attrs.evolve(entry, contents=None))
+            wanted = size if entry.name == name else HEAD if entry.executable else 0
+            if wanted and entry.type is EntryType.REGULAR:
+                survey.heads[entry.name] = _beginning(entry, wanted)
+            # whole small files are not to be kept
+            survey.entries.append(attrs.evolve(entry, data=None, contents=None))
         self._surveys.put(path, survey)
         return survey
 
@@ -172,9 +172,11 @@ def _compared(entries: Iterator[StoreEntry], listed: bytes, path: StorePath) -> 
         )
 
 
-def _first(pieces: Iterator[bytes], size: int) -> bytes:
+def _beginning(entry: StoreEntry, size: int) -> bytes:
+    if entry.contents is None:
+        return (entry.data or b"")[:size]
     head = b""
-    for piece in pieces:
+    for piece in entry.contents():
         head += piece[: size - len(head)]
         if len(head) == size:
             break

@@ -57,6 +57,8 @@ _ROOT_ENDS = tuple(padding + _CLOSE for padding in _PADDINGS)
 _LONGEST_END = len(_ENDS[1])
 # more than an entry takes without the content of a file: so many bytes are there, or the archive ends
 _WINDOW = 8192
+# most bytes of a file that an entry holds whole
+_SMALL = 1 << 20
 
 
 def nar_entries(
@@ -190,7 +192,7 @@ class _Nar:
                 size = int.from_bytes(buffer[position : position + 8], "little")
                 position += 8
                 end = position + size
-                if end + _LONGEST_END > len(buffer):
+                if size > _SMALL or end + _LONGEST_END > len(buffer):
                     yield self._begin(buffer, position, name, size, executable=kind == 1)
                     self._end(size, name, _ENDS)
                     buffer, position = self._buffer, self._position
@@ -202,7 +204,7 @@ class _Nar:
                     type=regular,
                     executable=kind == 1,
                     size=size,
-                    contents=functools.partial(_whole, buffer[position:end]),
+                    data=buffer[position:end],
                 )
                 position = end + len(_ENDS[size & 7])
             elif kind == 2:
@@ -336,10 +338,6 @@ class _Nar:
             # whatever looks wrong, this is why
             problem = f"is cut short: it has {self._count} bytes, not the {self._size} of its NarSize"
         return StoreReadError(f"{self._where} {problem}", hint="fetch it again, or from another cache")
-
-
-def _whole(data: bytes) -> Iterator[bytes]:
-    return iter((data,))
 
 
 def _kind(buffer: bytes, position: int, kinds: tuple[bytes, ...]) -> int:

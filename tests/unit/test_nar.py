@@ -51,7 +51,7 @@ def read(data: bytes, size: int = 1 << 20, *, nar_size: int | None = None) -> li
     entries = nar_entries(
         pieces(data, size), nar_hash=Digest.of(data), nar_size=len(data) if nar_size is None else nar_size, where="it"
     )
-    return [(found, b"".join(found.contents()) if found.contents else b"") for found in entries]
+    return [(found, found.read()) for found in entries]
 
 
 def take_all(entries: Iterator[StoreEntry]) -> None:

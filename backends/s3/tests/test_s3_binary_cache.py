@@ -41,7 +41,7 @@ def test_a_closure_and_its_content(cache: BinaryCache) -> None:
     reader = BinaryCacheReader(copy)
     for path in PATHS[:3]:
         assert list(reader.listing(path)) == list(STORE.listing(path))
-        contents = [b"".join(entry.contents()) for entry in reader.entries(path) if entry.contents]
+        contents = [entry.read() for entry in reader.entries(path) if entry.size]
         assert contents == [path.base.encode() * 100]
 
 
