@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from nixery_core._redact import redact
 from nixery_core.errors import BinaryCacheError, InvalidConfig
-from nixery_core.stores._objects import PIECE, checked_size, not_there, outcome
+from nixery_core.stores._objects import INFO, PIECE, checked_size, not_there, outcome
 
 try:
     import urllib3
@@ -24,6 +24,7 @@ _MISSING = frozenset((404, 410))
 # S3 says so of what is not there to whoever may not list the bucket; Nix takes it for "not there" too
 _MISSING_OR_FORBIDDEN = _MISSING | {403}
 _TRANSIENT = frozenset((408, 429, 500, 502, 503, 504))
+_MOST_REDIRECTS = 5
 _LONGEST_PAUSE = 20
 """Longest pause before another try, seconds, whatever the cache asks for."""
 
@@ -53,8 +54,12 @@ class HttpObjects:
         if at:
             self._headers |= urllib3.make_headers(basic_auth=unquote(userinfo))
         self._retries = urllib3.Retry(
-            total=retries,
-            redirect=5,
+            total=None,
+            connect=retries,
+            read=retries,
+            status=retries,
+            other=retries,
+            redirect=_MOST_REDIRECTS,
             status_forcelist=_TRANSIENT,
             backoff_factor=0.1,
             backoff_jitter=0.1,
@@ -75,7 +80,7 @@ class HttpObjects:
                     data = response.read(most + 1)
                     return checked_size(data, most, redact(url))
                 # the answer to this one tells a wrong password from a missing file
-                if response.status in (_MISSING if name == "nix-cache-info" else _MISSING_OR_FORBIDDEN):
+                if response.status in (_MISSING if name == INFO else _MISSING_OR_FORBIDDEN):
                     return None
                 raise _refused(url, response)
             except HTTPError as error:

@@ -17,6 +17,8 @@ from nixery_core.errors import BinaryCacheError, InvalidConfig
 
 MOST_SMALL = 4 << 20
 """Most bytes of a narinfo and its like, unpacked: whoever writes it shall not fill our memory."""
+INFO = "nix-cache-info"
+"""The file that makes a directory a binary cache."""
 PIECE = 1 << 20
 """Bytes of a large file that are in memory at once, where the other side gives that many."""
 BLOCK = 8 << 20
@@ -133,10 +135,10 @@ class FsspecObjects:
         """Return a file of at most *most* bytes whole, or None where there is none; raises BinaryCacheError."""
         try:
             data = self.filesystem.cat_file(f"{self.root}/{name}", end=most + 1)
-        except _NOT_THERE:
-            return None
         except Exception as error:
             # every storage has a library with exceptions of its own
+            if self._missing(name, error):
+                return None
             raise _unreadable(self._where(name), error) from error
         return checked_size(data, most, self._where(name))
 
@@ -172,11 +174,16 @@ class FsspecObjects:
     def _content(self, name: str, data: object) -> bytes | BinaryCacheError | None:
         if isinstance(data, bytes) and len(data) <= MOST_SMALL:
             return data
-        if isinstance(data, _NOT_THERE):
-            return None
         if isinstance(data, BaseException):
+            if self._missing(name, data):
+                return None
             return _unreadable(self._where(name), data)
         return BinaryCacheError(f"{self._where(name)} is no narinfo: it is too large")
+
+    def _missing(self, name: str, error: BaseException) -> bool:
+        # S3 forbids what is not there to whoever may not list the bucket; the first file of all tells the difference
+        forbidden = isinstance(error, PermissionError) and self.url.startswith("s3") and name != INFO
+        return forbidden or isinstance(error, _NOT_THERE)
 
     def _where(self, name: str) -> str:
         return f"{redact(self.url).rstrip('/')}/{name}"

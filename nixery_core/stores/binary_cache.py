@@ -19,7 +19,7 @@ from nixery_core._redact import redact
 from nixery_core.errors import BinaryCacheError, InvalidDocument, UntrustedPath
 from nixery_core.model.storepath import STORE_DIR, StorePath
 from nixery_core.stores._iterators import closing
-from nixery_core.stores._objects import MOST_SMALL, Objects, open_objects
+from nixery_core.stores._objects import INFO, MOST_SMALL, Objects, open_objects
 from nixery_core.stores._parallel import in_threads
 from nixery_core.stores.content_address import check_content_address
 from nixery_core.stores.narinfo import NarInfo
@@ -32,7 +32,6 @@ REMEMBERED = 1 << 13
 POSITIVE_TTL = 3600.0
 """How long a narinfo is remembered, seconds."""
 
-_INFO = "nix-cache-info"
 _NEVER: tuple[float, NarInfo | None] = (0.0, None)
 # no dots alone; nothing that a file system or fsspec takes for a pattern or an address
 _RELATIVE = re.compile(r"(?:(?!\.\.?(?:/|\Z))[A-Za-z0-9+\-._~=@]+(?:/(?!\Z)|\Z))+")
@@ -201,8 +200,8 @@ class BinaryCache:
         return opened
 
     def _read_info(self, objects: Objects) -> CacheInfo:
-        where = self.where(_INFO)
-        data = objects.get(_INFO, MOST_SMALL)
+        where = self.where(INFO)
+        data = objects.get(INFO, MOST_SMALL)
         if data is None:
             raise BinaryCacheError(f"there is no {where}", hint="is it a binary cache of Nix?")
         try:

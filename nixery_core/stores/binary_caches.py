@@ -53,7 +53,18 @@ class BinaryCaches:
 
     def find(self, path: StorePath) -> Found | None:
         """Return where *path* is, or None where no cache has it; raises BinaryCacheError."""
-        return next(self.find_all([path]))[1]
+        failed: BinaryCacheError | None = None
+        for cache in self.ordered():
+            try:
+                info = cache.narinfo(path)
+            except BinaryCacheError as error:
+                failed = failed or error
+            else:
+                if info is not None:
+                    return Found(cache, info)
+        if failed is not None:
+            raise failed
+        return None
 
     def find_all(self, paths: Iterable[StorePath]) -> Iterator[tuple[StorePath, Found | None]]:
         """Give every path of *paths*, once each, with where it is; those that no cache has come last.

@@ -17,8 +17,8 @@ from nixery_core.stores.nar import nar_entries
 from nixery_core.stores.nar_listing import ListingHash, parse_listing
 from nixery_core.stores.reader import EntryType, StoreEntry
 
-MOST_LISTING = 64 << 20
-"""Most bytes of a listing, unpacked."""
+MOST_LISTING = 16 << 20
+"""Most bytes of a listing; a larger one is passed over, since its JSON takes ten times as much memory."""
 
 
 @attrs.frozen

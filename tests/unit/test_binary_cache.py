@@ -364,7 +364,7 @@ class TestWebServers:
 
         (folder / "moved").symlink_to(folder)
         with FileServer(folder, answer) as server:
-            assert at(server.url).narinfo(FIRST) is not None
+            assert at(server.url, retries=0).narinfo(FIRST) is not None
 
     def test_answers_may_be_packed(self, folder: Path) -> None:
         """A server may say Content-Encoding: caches in S3 do so for narinfos that were uploaded packed."""

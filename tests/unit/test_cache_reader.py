@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -291,6 +292,16 @@ class TestNothingIsPublished:
 
         with FileServer(folder, respond) as server, pytest.raises(BinaryCacheError, match=message):
             layer(BinaryCacheReader(at(server.url)), backend)
+        assert published(backend) == []
+
+    def test_a_cache_that_falls_silent(self, folder: Path, backend: Backend) -> None:
+        """A web server that says nothing more is given up after the timeout."""
+        name, silence = archive_of(folder, PROGRAM).name, threading.Event()
+        slow = Answer(before=lambda: silence.wait(20))
+        with FileServer(folder, lambda request, _: slow if request.path.endswith(name) else None) as server:
+            with pytest.raises(BinaryCacheError, match="timed out"):
+                layer(BinaryCacheReader(at(server.url, retries=0, timeout=0.2)), backend)
+            silence.set()
         assert published(backend) == []
 
     def test_a_compression_that_nobody_knows(self, folder: Path, backend: Backend) -> None:
