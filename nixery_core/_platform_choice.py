@@ -25,9 +25,10 @@ _MOST_PATHS = 24
 class PlatformChoice:
     """Asks the caches; the answer is None where they do not tell, and nothing is guessed.
 
-    Candidates that no cache has are left out.  Of the rest, one is the answer if the programs and
-    libraries in it, or in what it refers to, are written for the platform, and those of no other are.
-    Candidates with the same content are one.
+    One candidate is the answer if the programs and libraries in it, or in what it refers to, are
+    written for the platform, and those of no other are.  Candidates with the same content are one.
+    All of them have to be there: so the answer follows from what they are, and not from which of
+    them a cache happens to have.
     """
 
     caches: BinaryCaches
@@ -36,12 +37,12 @@ class PlatformChoice:
     def __call__(self, paths: Sequence[StorePath], platform: Platform) -> StorePath | None:
         """Return the one of *paths* for *platform*, or None; raises BinaryCacheError."""
         there = {path: found for path, found in self.caches.find_all(paths) if found is not None}
-        left = [path for path in paths if path in there]
-        if len(left) > 1:
-            reader = BinaryCacheReader(self.caches)
-            fits = {path: self._fits(there[path], platform, reader) for path in left}
-            # without any program it is for every platform
-            left = [path for path in left if fits[path]] or [path for path in left if fits[path] is None]
+        if len(there) < len(paths):
+            return None
+        reader = BinaryCacheReader(self.caches)
+        fits = {path: self._fits(there[path], platform, reader) for path in paths}
+        # without any program it is for every platform
+        left = [path for path in paths if fits[path]] or [path for path in paths if fits[path] is None]
         contents = {(there[path].info.nar_hash, there[path].info.references) for path in left}
         return min(left) if len(contents) == 1 else None
 

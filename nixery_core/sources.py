@@ -37,7 +37,7 @@ class Pin:
     """A package source at one point in time."""
 
     kind: str
-    """Which kind of source: ``nixpkgs``, ``git``, ``path``."""
+    """``nixpkgs``, ``git``, ``path``, or what another kind of source calls itself."""
     url: str
     """Where it is; part of the identity.  May hold secrets."""
     revision: str | None

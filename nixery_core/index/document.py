@@ -37,7 +37,7 @@ class IndexDocument:
     """``sha256:`` and the hash of the document, unpacked."""
     systems: tuple[str, ...]
     """The Nix systems that it was made for."""
-    source: Mapping[str, str]
+    made_of: Mapping[str, str]
     """What the package set was: ``kind``, ``url`` and, where it was pinned, ``revision``."""
     names: NameTable
     packages: Mapping[str, Any] = attrs.field(repr=False)
@@ -69,7 +69,7 @@ class IndexDocument:
         return cls(
             revision=f"sha256:{hashlib.sha256(data).hexdigest()}",
             systems=tuple(systems),
-            source=source,
+            made_of=source,
             names=NameTable(packages),
             packages=packages,
             where=where,

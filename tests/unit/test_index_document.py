@@ -54,7 +54,7 @@ class TestDocument:
         """Every entry comes back as it was, for the system that it was written for."""
         document = IndexDocument.parse(DATA)
         assert {system: dict(document.entries(system)) for system in document.systems} == PACKAGES
-        assert document.source["revision"] == "0" * 40
+        assert document.made_of["revision"] == "0" * 40
         assert len(document) == 4
 
     def test_equal_content_is_equal_bytes(self):
