@@ -28,6 +28,8 @@ from nixery_core.sources import Pin
 # without --read-write-mode no derivation is written, which is most of the time for a large set
 _EVALUATE = ("--eval", "--strict", "--json", "--log-format", "internal-json")
 _STATUSES = {"ok", "names", "failed", "other"}
+# Linux takes no argument of more than 128 KiB (execve(2), MAX_ARG_STRLEN)
+_MAX_REQUEST = 120_000
 MAX_DEPTH = 8
 """How many sets may stand in each other; a set that holds itself ends there."""
 
@@ -66,7 +68,9 @@ class Indexer:
 
     def _describe(self, paths: Sequence[_Path]) -> list[IndexEntry | list[str]]:
         """Return for each path what is there: a package, or the names in a set that is to be walked."""
-        answer = self._run(paths)
+        request = self._request(paths)
+        too_long = len(request) > _MAX_REQUEST and len(paths) > 1
+        answer = "" if too_long else self._run(request, len(paths))
         if not isinstance(answer, str):
             return [self._read(entry) for entry in answer]
         if len(paths) > 1:
@@ -97,8 +101,7 @@ class Indexer:
         priority = package_priority(entry["priority"])
         return IndexEntry(outputs=outputs, install=install, version=version, priority=priority)
 
-    def _run(self, paths: Sequence[_Path]) -> list[Mapping[str, Any]] | str:
-        """Return the answer of one evaluation, or the reason why it ended without one."""
+    def _request(self, paths: Sequence[_Path]) -> str:
         request = {
             "source": nix_source(self.pin),
             "revision": self.pin.revision,
@@ -107,16 +110,20 @@ class Indexer:
             "paths": paths,
             "include": self.include,
         }
+        return json.dumps(request)
+
+    def _run(self, request: str, count: int) -> list[Mapping[str, Any]] | str:
+        """Return the answer of one evaluation, or the reason why it ended without one."""
         log = NixLog(self.on_event)
         finished = self.call(
             "nix-instantiate",
-            [*_EVALUATE, str(nix_file("index.nix")), "--argstr", "request", json.dumps(request)],
+            [*_EVALUATE, str(nix_file("index.nix")), "--argstr", "request", request],
             log=log,
             deadline=Deadline.after(self.timeout),
             cancellation=self.cancellation,
         )
         if finished.returncode == 0:
-            return _read_answer(finished.stdout, len(paths))
+            return _read_answer(finished.stdout, count)
         if "loaded" not in log.stages:
             raise load_error(self.pin, log, finished.returncode)
         return first_paragraph(log, finished.returncode)

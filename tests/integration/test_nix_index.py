@@ -80,6 +80,16 @@ class TestIndex:
         assert not any(" " in name for name in found)
         assert max(name.count(".") for name in found) < 8
 
+    def test_a_batch_may_be_as_large_as_the_set(self, nix: Nix, tmp_path: Path) -> None:
+        """However many attributes are asked for at once, no call is longer than the system takes."""
+        (tmp_path / "default.nix").write_text(
+            """builtins.listToAttrs (builtins.genList (n: rec {
+              name = "package-with-a-rather-long-name-for-an-attribute-${toString n}";
+              value = derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; };
+            }) 4000)"""
+        )
+        assert len(described(nix, tmp_path, batch=1_000_000)) == 4000
+
     def test_a_set_that_does_not_load_is_one_error(self, nix: Nix, tmp_path: Path) -> None:
         """A package set that cannot be evaluated at all is told as such, not package by package."""
         (tmp_path / "default.nix").write_text("{ a = ;")
