@@ -89,14 +89,14 @@ class Graph:
 
     @functools.cached_property
     def by_use(self) -> Sequence[int]:
-        """The paths, most widely used first."""
-        return sorted(range(len(self)), key=lambda i: (-self.counts[i], self.rank[i]))
+        """The paths, most widely used last."""
+        return sorted(range(len(self)), key=lambda i: (self.counts[i], self.rank[i]))
 
     @functools.cached_property
     def dependents(self) -> Sequence[int]:
         """For each path the set of paths that need it, itself among them: bit n is path ``by_use[n]``.
 
-        So the lowest bit of a set is its most widely used path.
+        So the highest bit of a set is its most widely used path.
         """
         masks = [0] * len(self)
         for n, i in enumerate(self.by_use):

@@ -9,6 +9,8 @@ from nixery_core.layering._graph import Graph
 
 MOST_GROUPS = 160
 """Groups that are compared pair by pair; more take time and hardly save a byte."""
+MOST_WORK = 200_000
+"""Groups times store paths: in a larger closure each comparison takes longer."""
 
 
 def gather(graph: Graph, blocks: Sequence[Sequence[int]], limit: int, *, update_rate: float) -> list[list[int]]:
@@ -17,8 +19,9 @@ def gather(graph: Graph, blocks: Sequence[Sequence[int]], limit: int, *, update_
     A layer is wasted where an image has some of its paths without the others, and where an update of one
     thing that it depends on makes all of it new.  The two groups that waste least together are joined first.
     """
-    numbers = split_by_dependencies(graph, blocks, max(limit, MOST_GROUPS))
-    use = [*(graph.counts[i] for i in graph.by_use), 0]
+    most = min(MOST_GROUPS, MOST_WORK // max(1, len(graph)))
+    numbers = split_by_dependencies(graph, blocks, max(limit, most))
+    use = [0, *(graph.counts[i] for i in graph.by_use)]
     groups = [_Group.of(graph, [i for n in group for i in blocks[n]], use, update_rate) for group in numbers]
     alive: dict[int, _Group] = {}
     # for each group the one before it that it wastes least with, and how much
@@ -53,7 +56,7 @@ class _Group:
         self, use: Sequence[int], rate: float, size: int, spread: float, needed: int, closure: int, dependents: int
     ) -> None:
         self.use = use
-        """How widely the paths are used, by the bits of *dependents*; and 0, for an empty set."""
+        """How widely a path is used, by the length of a set whose highest bit it is; 0 for the empty set."""
         self.rate = rate
         self.size = size
         self.spread = spread
@@ -62,8 +65,8 @@ class _Group:
         """Sum of bytes times the number of paths that they themselves depend on."""
         self.closure = closure
         self.dependents = dependents
-        """The paths that depend on all members, the most widely used in the lowest bit."""
-        missed = size - use[(dependents & -dependents).bit_length() - 1] * spread
+        """The paths that depend on all members, the most widely used in the highest bit."""
+        missed = size - use[dependents.bit_length()] * spread
         self.waste = (missed if missed > 0 else 0.0) + rate * (size * closure.bit_count() - needed)
 
     @classmethod
@@ -98,7 +101,7 @@ class _Group:
         # as in the constructor, without the object: this is called for every pair
         size = self.size + other.size
         dependents = self.dependents & other.dependents
-        missed = size - self.use[(dependents & -dependents).bit_length() - 1] * (self.spread + other.spread)
+        missed = size - self.use[dependents.bit_length()] * (self.spread + other.spread)
         waste = self.rate * (size * (self.closure | other.closure).bit_count() - self.needed - other.needed)
         return (waste + missed if missed > 0 else waste) - self.waste - other.waste
 
