@@ -35,7 +35,7 @@ def registry_app(
     max_concurrent_builds: int = 2,
     max_queued_builds: int = 64,
     patience: float = 25.0,
-    retry_after: int = 5,
+    retry_after: int = 10,
     abandon_after: float | None = 600.0,
     remember_failures: float = 10.0,
     tag_ttl: float = 5.0,

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -48,31 +47,6 @@ def backend(tmp_path: Path) -> Iterator[Backend]:
     backend = open_backend(tmp_path / "images")
     yield backend
     assert list(backend.list("staging/")) == []
-
-
-@pytest.fixture
-def registry(tmp_path: Path, require) -> Iterator[str]:
-    """A docker-registry on a free port; its address."""
-    require("docker-registry", "skopeo")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = tmp_path / "registry.yml"
-    config.write_text(
-        "version: 0.1\nlog: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\nhttp: {{addr: {address}}}\n"
-    )
-    process = subprocess.Popen(["docker-registry", "serve", str(config)], stderr=subprocess.DEVNULL)
-    try:
-        host, port = address.split(":")
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-                break
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @pytest.fixture(scope="session")
