@@ -32,6 +32,7 @@ from nixery_core.server.metrics import Metrics
 from nixery_core.server.observed import Observed
 from nixery_core.server.observers import all_of, log_builds
 from nixery_core.server.page import IndexNames, Page
+from nixery_core.server.sendfile import Sendfile
 from nixery_core.server.warm_up import WarmUp, warm_up_list
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.plugins import open_backend
@@ -106,7 +107,9 @@ def build_service(
         on_start=life.start,
         on_stop=life.stop,
     )
-    return Service(application=Observed(lifecycle, metrics=metrics), builder=builder, builds=builds, deadline=deadline)
+    # the outermost, because it has to see what the server itself hands in
+    observed = Sendfile(Observed(lifecycle, metrics=metrics))
+    return Service(application=observed, builder=builder, builds=builds, deadline=deadline)
 
 
 class _Life:
