@@ -40,7 +40,8 @@ class Client:
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
-            pass
+            # a server waits in receive; one that does not must not hold the loop
+            await asyncio.sleep(0)
 
 
 class Patience:

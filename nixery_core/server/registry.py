@@ -61,7 +61,7 @@ class Registry:
             failure = self._told(scope, error)
         except Exception:  # noqa: BLE001 (the last place to catch one; it is logged, and not shown)
             request = request_id(scope)
-            _log.exception("request %s: %s %s failed", request, scope["method"], scope["path"])
+            _log.exception("request %s: %s %r failed", request, scope["method"], scope["path"])
             failure = internal_error(request)
         else:
             return
@@ -92,7 +92,7 @@ class Registry:
     def _told(self, scope: Scope, error: NixeryError) -> Refusal:
         refusal = refusal_of(error)
         if refusal.status >= 500:
-            _log.error("%s %s failed: %s", scope["method"], scope["path"], error.diagnostics())
+            _log.error("%s %r failed: %s", scope["method"], scope["path"], error.diagnostics())
         return refusal
 
 

@@ -38,7 +38,13 @@ class Threads:
 
             task = asyncio.create_task(work())
             self._shared[key] = task
-            task.add_done_callback(lambda _: self._shared.pop(key, None))
+            task.add_done_callback(functools.partial(self._done, key))
         # one client that goes away does not end it for the others
         result: _T = await asyncio.shield(task)
         return result
+
+    def _done(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        self._shared.pop(key, None)
+        if not task.cancelled():
+            # where every client has left, nobody else looks at it
+            task.exception()

@@ -27,7 +27,7 @@ def served(application: Any, **options: Any) -> Iterator[str]:
             deadline = time.monotonic() + 30
             while not server.started:
                 if time.monotonic() > deadline or not thread.is_alive():
-                    raise RuntimeError("the server did not start")
+                    raise ConnectionError("the server did not start")
                 time.sleep(0.01)
             yield f"127.0.0.1:{listening.getsockname()[1]}"
         finally:
