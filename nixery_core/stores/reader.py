@@ -39,11 +39,15 @@ class StoreEntry:
     """Gives the content of a regular file in pieces; called at most once, before the next entry is taken.
     None where there is *data*, in listings, and for everything but regular files."""
 
+    def pieces(self) -> Iterator[bytes]:
+        """Give the content of a regular file in pieces, wherever it is; the same rules as for *contents*."""
+        if self.contents is not None:
+            return self.contents()
+        return iter((self.data,) if self.data else ())
+
     def read(self) -> bytes:
-        """Return the whole content of a small regular file, and take it: instead of *data* and *contents*."""
-        if self.data is not None:
-            return self.data
-        return b"" if self.contents is None else b"".join(self.contents())
+        """Return the whole content of a small regular file; the same rules as for *contents*."""
+        return b"".join(self.pieces())
 
 
 class StoreReader(Protocol):

@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("nix", "customisation", "export", "popcount", "served"),
     ("image", "comparison", "manifest_cache", "assemble", "_shared_layers", "_platform_choice", "demo"),
     ("_run", "cache_source"),
-    ("_batch",),
+    ("_batch", "_image_work"),
     ("builder", "keeping"),
     ("server",),
     ("cli",),
