@@ -22,6 +22,7 @@ from nixery_core.server.manifests import Manifests
 from nixery_core.server.memory import ManifestMemory
 from nixery_core.server.pull import Pull
 from nixery_core.server.registry import Registry
+from nixery_core.server.replies import Receive, Scope, Send
 from nixery_core.server.settings import SpecFactory, parse_spec
 from nixery_core.server.threads import Threads
 
@@ -113,4 +114,11 @@ def registry_app(
 
     app = Starlette(routes=[*routes, Route("/{path:path}", registry)], lifespan=lifespan)
     app.state.builds = builds
+    unmatched = app.router.default
+
+    async def default(scope: Scope, receive: Receive, send: Send) -> None:
+        # a path with a line break in it matches no route of Starlette's, and gets an answer of ours all the same
+        await (registry if scope["type"] == "http" else unmatched)(scope, receive, send)
+
+    app.router.default = default
     return app

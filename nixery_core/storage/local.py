@@ -193,10 +193,11 @@ class LocalBackend:
             if name.endswith("/"):
                 yield from self._walk(prefix + name)
                 continue
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue
+            with _files.mapped(prefix + name, self._root):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue
             if stat.S_ISREG(status.st_mode):
                 yield ObjectInfo(prefix + name, status.st_size, status.st_mtime)
 

@@ -33,9 +33,10 @@ class LeaseMachine(RuleBasedStateMachine):
     def look(self, number):
         return Leases(self.backend, ttl=TTL, clock=lambda: self.time + 1000.0 * number).watch(KEY)
 
-    @rule(seconds=st.floats(0.1, 4.0))
-    def time_passes(self, seconds):
-        self.time += seconds
+    # eighths of a second add up exactly
+    @rule(eighths=st.integers(1, 32))
+    def time_passes(self, eighths):
+        self.time += eighths / 8
 
     @rule(number=REPLICAS)
     def acquire(self, number):

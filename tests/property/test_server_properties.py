@@ -114,6 +114,7 @@ def client():
 
 @given(path=PATHS, query=QUERIES, headers=HEADERS, method=METHODS)
 @example(path="/v2/git/manifests/latest", query="", headers=[("Accept", "")], method="GET")
+@example(path="/\n0", query="", headers=[], method="HEAD")
 @example(path="/v2/_catalog", query="", headers=[], method="GET")
 @settings(max_examples=300, deadline=None)
 def test_every_answer_is_one_of_the_specification(client, path, query, headers, method):

@@ -272,3 +272,11 @@ class TestPowerCuts:
             writer.commit(Digest.of(b"%d" % number))
             backend.create(f"cache/layers/{number}", b"{}")
         assert len(synced) == 2
+
+
+def test_what_cannot_be_looked_at_is_named(backend: LocalBackend) -> None:
+    """A link that leads to itself is an error of the storage with its key, not one of the system."""
+    put(backend)
+    (backend.root / "blobs" / "loop").symlink_to("loop")
+    with pytest.raises(StorageError, match="blobs/loop"):
+        list(backend.list(""))
