@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from nixery_core.errors import (
+    BinaryCacheError,
     Cancelled,
     EvaluationError,
     InputError,
@@ -41,6 +42,8 @@ class ExitCode(IntEnum):
     """Nix is not installed."""
     DAMAGED = 9
     """fsck found something broken, whether or not it was repaired."""
+    CACHE = 10
+    """A binary cache is out of reach, or a path in it is missing, damaged or not trusted."""
     INTERRUPTED = 130
     """Ctrl-C."""
     BROKEN_PIPE = 141
@@ -58,6 +61,7 @@ _BY_ERROR: tuple[tuple[type[NixeryError], ExitCode], ...] = (
     (NixTimeout, ExitCode.TIMEOUT),
     (NixNotFound, ExitCode.NO_NIX),
     (StorageError, ExitCode.STORAGE),
+    (BinaryCacheError, ExitCode.CACHE),
     (Cancelled, ExitCode.INTERRUPTED),
 )
 

@@ -24,7 +24,19 @@ from nixery_core.model.digest import Digest
 from nixery_core.model.oci import INDEX, MANIFEST, Descriptor
 from nixery_core.storage.backend import Backend, ObjectInfo
 from nixery_core.storage.image_index import refresh_index
-from nixery_core.storage.keys import BLOBS, CLOCKS, LAYERS, MANIFESTS, PINS, REFS, SWEEPS, blob_key, parse_blob_key
+from nixery_core.storage.keys import (
+    BLOBS,
+    CLOCKS,
+    LAYERS,
+    LEASE_LIFETIME,
+    LEASES,
+    MANIFESTS,
+    PINS,
+    REFS,
+    SWEEPS,
+    blob_key,
+    parse_blob_key,
+)
 from nixery_core.storage.pins import PIN_LIFETIME, list_pins, read_pin
 
 DEFAULT_GRACE = 24 * 3600.0
@@ -104,10 +116,11 @@ def collect_garbage(
 
 
 def _remove_dead(backend: Backend, now: float) -> None:
-    """Remove what publishers and collectors left that died."""
-    for prefix in (PINS, SWEEPS, CLOCKS):
+    """Remove what publishers, collectors and registries left that died."""
+    lifetimes = {**dict.fromkeys((PINS, SWEEPS, CLOCKS), PIN_LIFETIME), LEASES: LEASE_LIFETIME}
+    for prefix, lifetime in lifetimes.items():
         for info in backend.list(prefix):
-            if is_older(info, now - PIN_LIFETIME):
+            if is_older(info, now - lifetime):
                 backend.delete(info.key)
 
 

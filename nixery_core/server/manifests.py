@@ -100,7 +100,7 @@ class Manifests:
         pin = self._builder.source.pin(spec.tag)
         return pin, self._builder.find(spec, pin=pin, publish=publish)
 
-    async def _index(self, spec: ImageSpec, client: Client) -> ServedManifest:
+    async def _index(self, spec: ImageSpec, client: Client, *, again: bool = False) -> ServedManifest:
         """Return an index of the platforms that the package set has all the packages for.
 
         Any other failure is one of the whole request: what a tag gives must not depend on luck.
@@ -125,7 +125,13 @@ class Manifests:
             ),
             annotations=provenance(images[0][2]),
         )
-        return await self._threads.run(self._publish, spec, index)
+        try:
+            return await self._threads.run(self._publish, spec, index)
+        except ObjectNotFound:
+            # a collector of garbage took a blob of an image that was old: now that it is gone it is built again
+            if again:
+                raise
+            return await self._index(spec, client, again=True)
 
     def _publish(self, spec: ImageSpec, index: ImageIndex) -> ServedManifest:
         body = index.to_bytes()

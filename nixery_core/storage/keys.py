@@ -29,6 +29,8 @@ BLOBS = "blobs/"
 STAGING = "staging/"
 CACHE = "cache/"
 LEASES = "leases/"
+LEASE_LIFETIME = 3600.0
+"""How long a lease that nobody writes is kept, seconds: no registry is silent for so long and lives."""
 LAYERS = "cache/layers/"
 """What is known of layers."""
 MANIFESTS = "cache/manifests/"

@@ -162,6 +162,7 @@ class TestExitCodes:
             (errors.NixTimeout("x"), 6),
             (errors.StorageFull("x"), 7),
             (errors.NixNotFound("x"), 8),
+            (errors.BinaryCacheError("x"), 10),
             (errors.StoreReadError("x"), 1),
         ],
     )

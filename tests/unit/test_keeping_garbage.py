@@ -19,7 +19,18 @@ from nixery_core.model.storepath import StorePath
 from nixery_core.sources import Pin
 from nixery_core.storage import pins
 from nixery_core.storage.blobs import blob_exists, image_blobs, put_blob
-from nixery_core.storage.keys import CANDIDATES_KEY, INDEX_KEY, LAYERS, MANIFESTS, PINS, blob_key, pin_key, ref_key
+from nixery_core.storage.keys import (
+    CANDIDATES_KEY,
+    INDEX_KEY,
+    LAYERS,
+    LEASES,
+    MANIFESTS,
+    PINS,
+    blob_key,
+    lease_key,
+    pin_key,
+    ref_key,
+)
 from nixery_core.storage.layout import delete_ref, publish_ref
 from nixery_core.storage.local import LocalBackend
 from nixery_core.storage.pins import Sweep, pinned
@@ -171,6 +182,16 @@ class TestWhatIsKept:
         passes(backend, 2 * DAY)
         assert collect_garbage(backend, grace=0, keep=0).removed_blobs > 0
         assert list(backend.list(PINS)) == []
+
+    def test_a_dead_lease_is_removed(self, backend):
+        """What a killed registry left of its builds goes after an hour; a lease that is renewed stays."""
+        backend.create(lease_key("a" * 64, 1), b"{}")
+        collect_garbage(backend)
+        assert [info.key for info in backend.list(LEASES)] == [lease_key("a" * 64, 1)]
+        passes(backend, 2 * HOUR)
+        backend.create(lease_key("b" * 64, 1), b"{}")
+        collect_garbage(backend)
+        assert [info.key for info in backend.list(LEASES)] == [lease_key("b" * 64, 1)]
 
 
 class TestWhatWaits:
@@ -414,7 +435,7 @@ class TestFailures:
 
         for info in list(backend.list(MANIFESTS)):
             backend.delete(info.key)
-        monkeypatch.setattr("nixery_core.builder.publish_ref", lose)
+        monkeypatch.setattr("nixery_core._image_work.publish_ref", lose)
         assert build(backend).descriptor == image.descriptor
         assert len(calls) == 2
         assert blob_exists(backend, lost)
