@@ -10,7 +10,8 @@ from typing import Any
 from aiobotocore.session import AioSession
 from s3fs import S3FileSystem
 
-from nixery_backend_s3._store import Place, S3Store
+from nixery_backend_s3._connection import Place
+from nixery_backend_s3._store import S3Store
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidConfig, InvalidKey, nearest
 from nixery_core.storage.backend import BackendRef
