@@ -96,7 +96,9 @@ def check_budget(budget: int, *, beside: int = 0) -> int:
         left = MAX_LAYERS - beside
         raise LayerBudgetError(
             f"a budget of {budget} and {beside} other layer{'s' if beside > 1 else ''} are more than {MAX_LAYERS}",
-            hint=f"engines take no more: use a budget of at most {left}" if left > 0 else "use a base of fewer layers",
+            hint=f"the customisation layer and those of a base count too: use a budget of at most {left}"
+            if left > 0
+            else "use a base of fewer layers",
         )
     return budget
 

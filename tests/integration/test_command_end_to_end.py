@@ -88,7 +88,7 @@ class TestErrors:
             (["hello", "--tag", "v1"], 2, ["has no tags"]),
             (["hello", "--platform", "amd46"], 2, ["not a known platform"]),
             (["hello", "--codec", "gzpi"], 2, ["did you mean gzip?"]),
-            (["hello", "--budget", "125"], 2, ["no room for the customisation layer"]),
+            (["hello", "--budget", "125"], 2, ["more than 125", "the customisation layer", "at most 124"]),
             (["hello", "--env", "X"], 2, ["NAME=value"]),
         ],
     )
