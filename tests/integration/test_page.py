@@ -211,13 +211,15 @@ class TestWithoutScripts:
             browser.get(registry.url + "/?p=jq")
             browser.find_element(By.ID, "add").send_keys("gzi")
             browser.find_element(By.NAME, "find").click()
-            browser.find_element(By.LINK_TEXT, "gzip").click()
-            assert f"{registry.address}/jq/gzip:latest" in text(browser, ".commands")
+            until(browser, lambda: browser.find_elements(By.LINK_TEXT, "gzip"))[0].click()
+            until(browser, lambda: f"{registry.address}/jq/gzip:latest" in text(browser, ".commands"))
             browser.find_element(By.CSS_SELECTOR, ".planning button").click()
             deadline = time.monotonic() + 240
             while not browser.find_elements(By.CSS_SELECTOR, "svg.treemap"):
                 assert time.monotonic() < deadline
-                browser.find_element(By.LINK_TEXT, "Look again").click()
+                for link in browser.find_elements(By.LINK_TEXT, "Look again"):
+                    link.click()
+                time.sleep(0.2)
             shot(browser, "without-scripts")
         finally:
             browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
