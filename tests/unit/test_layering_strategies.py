@@ -143,6 +143,25 @@ class TestUnits:
         popularity = Popularity({"glibc": 1000, "bash": 900, "readline": 950, "ncurses": 1000})
         assert [len(UnitsLayerer().plan(bash(), popularity, budget)) for budget in (125, 20)] == [2, 1]
 
+    def test_small_paths_beyond_the_budget_join_at_their_own_price(self) -> None:
+        """A program and its library are worth two layers until the budget is short, and then come together."""
+        tools = {f"tool{n:02}": [f"lib{n:02}"] for n in range(20)}
+        large: dict[str, list[str]] = {f"large{n:02}": [] for n in range(93)}
+        small = {**tools, **{libs[0]: [] for libs in tools.values()}}
+        sizes = {**dict.fromkeys(small, 8 * MIB), **dict.fromkeys(large, 99 * MIB)}
+        image = closure({**small, **large}, sizes, [*small, *large])
+        # without its tool each library wastes a megabyte: more than the price, and less than that of the rest
+        popularity = Popularity({**dict.fromkeys(tools, 875), **{libs[0]: 1000 for libs in tools.values()}})
+
+        def together(layerer: UnitsLayerer) -> int:
+            layers = [names(plan) for plan in layerer.plan(image, popularity, 125)]
+            return sum(any({tool, *libs} <= layer for layer in layers) for tool, libs in tools.items())
+
+        assert together(UnitsLayerer(update_rate=0)) == 20
+        assert together(UnitsLayerer(update_rate=0, rest_price=0)) < 20
+        inside = closure(small, sizes, list(small))
+        assert len(UnitsLayerer(update_rate=0).plan(inside, popularity, 125)) == 40
+
     def test_the_order_is_bytes_times_use_with_the_rest_on_top(self) -> None:
         """Other images most likely share the bottom; what is gathered for this image breaks no common chain."""
         paths: dict[str, list[str]] = {f"p{n:03}": [] for n in range(40)}
@@ -165,7 +184,9 @@ class TestUnits:
         soiled = Popularity({**plain.counts, "ncurses-6.4": 3, "glibc-2.39": 1})
         assert grouped(UnitsLayerer().plan(bash(), soiled, 94)) == grouped(UnitsLayerer().plan(bash(), plain, 94))
 
-    @pytest.mark.parametrize("wrong", [{"price": -1}, {"share": 1.5}, {"least": 0}, {"update_rate": 2}])
+    @pytest.mark.parametrize(
+        "wrong", [{"price": -1}, {"rest_price": -1}, {"share": 1.5}, {"least": 0}, {"update_rate": 2}]
+    )
     def test_parameters_out_of_range_are_refused(self, wrong: dict[str, float]) -> None:
         """A strategy with senseless parameters is never made."""
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -174,7 +195,8 @@ class TestUnits:
     def test_parameters_are_in_the_id(self) -> None:
         """Images planned with other parameters never come from the cache."""
         layerers = [UnitsLayerer(), UnitsLayerer(price=1), UnitsLayerer(share=0.5), UnitsLayerer(least=9)]
-        assert len({layerer.id for layerer in [*layerers, UnitsLayerer(update_rate=0)]}) == 5
+        layerers += [UnitsLayerer(update_rate=0), UnitsLayerer(rest_price=0)]
+        assert len({layerer.id for layerer in layerers}) == 6
 
 
 class TestDominator:
