@@ -46,8 +46,10 @@ backend = open_backend(store)
 builder = ImageBuilder(Source(), backend, realiser=MemoryRealiser(set_of), codec="gzip:1", workers=2)
 end, number, names = time.monotonic() + seconds, 0, []
 while time.monotonic() < end:
-    # each program has its turn, and then none for a while: its layer loses its last name and is found again
-    spec = ImageSpec.parse(f"program{(number // 3 + 2 * (who == 'two')) % 4}", tag=f"{who}{number}")
+    # each program has its turn, and then none for longer than the graces, however quick the machine is: its
+    # layer loses its last name and is found again
+    turn = int(time.monotonic() / 0.7)
+    spec = ImageSpec.parse(f"program{(turn + 2 * (who == 'two')) % 4}", tag=f"{who}{number}")
     number += 1
     try:
         image = builder.build(spec)
@@ -102,7 +104,7 @@ def test_builds_beside_collectors(tmp_path: Path) -> None:
         [BUILD, store, "one", SECONDS],
         [BUILD, store, "two", SECONDS],
         [READ, store, SECONDS],
-        # the time of a few builds: layers lose their last name and are needed again all the time
+        # shorter than a turn: layers lose their last name and are needed again all the time
         [COLLECT, store, SECONDS, 0.3],
         [COLLECT, store, SECONDS, 0.5],
     ]
