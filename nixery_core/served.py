@@ -21,6 +21,7 @@ from nixery_core.layering.popularity import Popularity
 from nixery_core.model.closure import Closure
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import Document
+from nixery_core.model.storepath import name_without_version
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.keys import DAYS, SERVED, image_packages_key, served_day_key, served_part_key
 
@@ -135,7 +136,7 @@ class ServedCounter:
 
         It is made to be ``ImageBuilder(on_image=counter.describe)``.
         """
-        packages = sorted({info.path.package_name for info in closure})
+        packages = sorted({name_without_version(info.path.name) for info in closure})
         document = PackagesOfImage(packages=tuple(packages))
         self._backend.create(image_packages_key(image), document.to_bytes(), content_type="application/json")
 

@@ -47,17 +47,11 @@ class Graph:
             for j in references[-1]:
                 referrers[j].append(i)
         labels = [popularity.name_of(path) for path in paths]
-        counts = popularity.counts
         return cls(
             paths=paths,
             sizes=[info.nar_size for info in infos],
             labels=labels,
-            # a name that holds a version tells of that version only; the package is at least as widely
-            # used as the name without it
-            counts=[
-                max(counts.get(label, 0), counts.get(path.package_name, 0)) if counts else 0
-                for label, path in zip(labels, paths, strict=True)
-            ],
+            counts=[popularity.counts.get(label, 0) for label in labels],
             references=references,
             referrers=referrers,
             roots=[number[root] for root in closure.roots],

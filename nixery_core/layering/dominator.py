@@ -42,7 +42,7 @@ class DominatorLayerer:
     @property
     def id(self) -> str:
         """The name of the strategy with its version and parameters."""
-        return f"dominator/1 large={self.large} popular={self.popular}"
+        return f"dominator/2 large={self.large} popular={self.popular}"
 
     def plan(self, closure: Closure, popularity: Popularity, budget: int) -> tuple[LayerPlan, ...]:
         """Return at most *budget* plans in manifest order.

@@ -9,7 +9,7 @@ from nixery_core._documents import read_document
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidDocument
 from nixery_core.layering.popularity import Popularity
-from nixery_core.model.storepath import package_name
+from nixery_core.model.storepath import name_without_version, package_name
 
 FORMAT_VERSION = 1
 _HINT = 'write {"name": count, ...}, or make the file with: nixery-core popcount'
@@ -75,7 +75,7 @@ def without_versions(counts: Mapping[str, int]) -> dict[str, int]:
     """
     merged: dict[str, int] = {}
     for name, count in counts.items():
-        package = package_name(name)
+        package = name_without_version(name)
         merged[package] = max(count, merged.get(package, 0))
     return merged
 

@@ -50,7 +50,7 @@ class UnitsLayerer:
     def id(self) -> str:
         """The name of the strategy with its version and parameters."""
         return (
-            f"units/3 price={self.price} rest_price={self.rest_price} share={self.share!r} least={self.least} "
+            f"units/4 price={self.price} rest_price={self.rest_price} share={self.share!r} least={self.least} "
             f"update_rate={self.update_rate!r}"
         )
 

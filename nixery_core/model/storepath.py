@@ -14,6 +14,11 @@ STORE_DIR = "/nix/store"
 _HASH = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}")
 _NAME = re.compile(r"[0-9A-Za-z+\-._?=]{1,211}")
 _VERSION = re.compile(r"-(?=[^A-Za-z])")
+_DATE = re.compile(r"-[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# the outputs of nixpkgs' setup hook "multiple-outputs", and others that many packages have
+_OUTPUTS = "bin data debug dev devdoc dist doc docs info lib man out py python static tests"
+_OF_VERSIONS = "alpha beta git nightly pre rc snapshot stable unstable"
+_NO_NAMES = frozenset(f"{_OUTPUTS} {_OF_VERSIONS}".split())
 
 
 # closures look their paths up again and again, so the hash is kept
@@ -71,3 +76,29 @@ def package_name(name: str) -> str:
     ('curl', 'python3.11-six')
     """
     return _VERSION.split(name, maxsplit=1)[0]
+
+
+def name_without_version(name: str, package: str | None = None) -> str:
+    """Return the name of what *name* is a version of; outputs of a package are that package.
+
+    What follows the version is part of the name, as in an environment of Python that was made of
+    some packages: it is another thing than Python.  The usual outputs are not, and neither is what
+    belongs to a version, such as ``rc`` or ``unstable``.
+
+    Args:
+        name: The name of a store path or of a derivation.
+        package: How *name* begins, up to its version; as ``builtins.parseDrvName`` cuts it if it is None.
+
+    >>> name_without_version("curl-7.88.1-man"), name_without_version("python3-3.12.9-env")
+    ('curl', 'python3-env')
+    >>> name_without_version("gpm-unstable-2020-06-17"), name_without_version("wine-10.0-rc1")
+    ('gpm', 'wine')
+    >>> name_without_version("gtk-3-3.24.38-dev", "gtk-3")
+    'gtk-3'
+    """
+    if package is None:
+        package = package_name(name)
+        if _DATE.match(name, len(package)):
+            package = package.removesuffix("-unstable")
+    after = name[len(package) :].split("-")
+    return "-".join([package, *(part for part in after if part.isalpha() and part not in _NO_NAMES)])

@@ -9,7 +9,7 @@ import attrs
 
 from nixery_core.errors import InvalidClosure
 from nixery_core.layering.popularity import Popularity
-from nixery_core.model.storepath import StorePath, package_name
+from nixery_core.model.storepath import StorePath, name_without_version
 
 BLOCK = 4096
 """Root packages that are counted in one pass; a store path takes one bit for each of them while it is counted."""
@@ -39,8 +39,8 @@ class PathFacts:
         if self.deriver is not None:
             made_by = self.deriver.name.removesuffix(".drv")
             if self.path.name == made_by or self.path.name.startswith(f"{made_by}-"):
-                return package_name(made_by)
-        return self.path.package_name
+                return name_without_version(made_by)
+        return name_without_version(self.path.name)
 
 
 @attrs.frozen(kw_only=True)
@@ -86,9 +86,9 @@ def count_closures(facts: Mapping[StorePath, PathFacts], roots: Iterable[StorePa
             counts[package] += holders.bit_count()
     by_name = {name: counts[package] for name, package in graph.packages.items() if counts[package]}
     for path, n in graph.number.items():
-        # an output of a package without version, whose own name is another one
-        if reached[n] and path.package_name != graph.names[n]:
-            by_name[path.package_name] = max(by_name.get(path.package_name, 0), counts[graph.package_of[n]])
+        # an output of an unusual name, or of a package without version: alone it looks like another package
+        if reached[n] and (name := name_without_version(path.name)) != graph.names[n]:
+            by_name[name] = max(by_name.get(name, 0), counts[graph.package_of[n]])
     return ClosureCounts(popularity=Popularity(dict(sorted(by_name.items()))), roots=len(groups), paths=sum(reached))
 
 

@@ -104,7 +104,7 @@ class TestNixeryFiles:
             "gcc": 40000,
             "bash": 9000,
             "openssl": 7000,
-            "python3": 30,
+            "python3-env": 30,
             "unit-script": 2,
         }
 
