@@ -46,10 +46,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _require(*tools: str) -> None:
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        reason = f"not installed: {', '.join(missing)}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _lack(f"not installed: {', '.join(missing)}")
+
+
+def _lack(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -208,6 +211,95 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return result.stdout
 
     return call
+
+
+@contextmanager
+def _daemon(*command: object, socket: Path, log: Path) -> Iterator[None]:
+    """Run a program until the end of the block, which begins when it has made its *socket*."""
+    words = [str(word) for word in command]
+    with log.open("w") as output, subprocess.Popen(words, stdout=output, stderr=output) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not socket.exists():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Make sure that at the end of the block nothing is mounted in *folder*, and no process has to do with it."""
+    yield
+    left = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{folder}/" in line]
+    for place in reversed(left):
+        subprocess.run(["umount", "--lazy", place], check=True)
+    assert left == []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            assert str(folder).encode() not in process.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a containerd with a folder of its own."""
+    _require("containerd", "runc")
+    folder = tmp_path_factory.mktemp("containerd")
+    config, socket = folder / "config.toml", folder / "s.sock"
+    config.write_text(
+        f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\noom_score = 0\n'
+        f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "{socket}"\n'
+    )
+    with _nothing_left(folder), _daemon("containerd", "--config", config, socket=socket, log=folder / "log"):
+        yield socket
+
+
+@pytest.fixture(scope="session")
+def docker(containerd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """A function that calls docker with an engine of its own, and returns what it prints.
+
+    The engine pulls from registries of this machine; its containers have no network.
+    """
+    _require("docker", "dockerd")
+    if os.geteuid() != 0:
+        _lack("dockerd needs root")
+    folder = tmp_path_factory.mktemp("docker")
+    (folder / "daemon.json").write_text("{}")
+    command: list[object] = ["dockerd", "--host", f"unix://{folder}/s.sock", "--containerd", containerd]
+    command += ["--config-file", folder / "daemon.json", "--pidfile", folder / "pid", "--log-level=warn"]
+    command += ["--data-root", folder / "root", "--exec-root", folder / "state"]
+    command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
+    settings |= {"DOCKER_HOST": f"unix://{folder}/s.sock", "DOCKER_CONFIG": str(folder / "client")}
+
+    def call(*words: object, stdin: str = "") -> str:
+        result = subprocess.run(
+            ["docker", *map(str, words)],
+            env=settings,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert result.returncode == 0, f"docker {words} failed:\n{result.stdout}{result.stderr}"
+        return result.stdout
+
+    # an engine of before 23 leaves a key there, wherever the rest is
+    key = Path("/etc/docker/key.json")
+    had_key = key.exists()
+    try:
+        with _nothing_left(folder), _daemon(*command, socket=folder / "s.sock", log=folder / "log"):
+            yield call
+    finally:
+        if not had_key:
+            key.unlink(missing_ok=True)
 
 
 @pytest.fixture

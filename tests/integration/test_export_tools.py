@@ -23,6 +23,8 @@ from nixery_core.testing.memory_store import Executable, SymbolicLink
 BUSYBOX = StorePath.parse("zrzmnkqhydmgsi8bwmmgx07w74jc6xvw-busybox-1")
 APPLETS = ("sh", "env", "cat", "id", "ls", "stat", "echo", "readlink")
 NAME = "busybox"
+SCRIPT = "id -un; echo $HOME; stat -c '%a %U' ~ /tmp; readlink /usr/bin/env; stat -c '%a %u %g' long-*; cat /srv/link"
+PRINTED = ["app", "/home/app", "700 app", "1777 root", f"{BUSYBOX}/bin/env", "640 1000 3000000", "custom"]
 
 
 class OneRevision:
@@ -103,21 +105,23 @@ def test_podman_loads_and_runs_it(image, archive_format, tmp_path, podman):
     """The loaded image has its name, and runs as its user with a home, a temporary directory and its custom files."""
     path = export(image, archive_format, tmp_path / "image.tar")
     loaded = podman("load", "-q", "-i", path)
-    script = (
-        "id -un; echo $HOME; stat -c '%a %U' ~ /tmp; readlink /usr/bin/env; stat -c '%a %u %g' long-*; cat /srv/link"
-    )
-    lines = podman("run", "--rm", f"localhost/{NAME}:latest", "sh", "-c", script).splitlines()
+    lines = podman("run", "--rm", f"localhost/{NAME}:latest", "sh", "-c", SCRIPT).splitlines()
 
     assert f"localhost/{NAME}:latest" in loaded
-    assert lines == [
-        "app",
-        "/home/app",
-        "700 app",
-        "1777 root",
-        f"{BUSYBOX}/bin/env",
-        "640 1000 3000000",
-        "custom",
-    ]
+    assert lines == PRINTED
+
+
+def test_docker_loads_and_runs_it(image, tmp_path, docker):
+    """`docker load` finds the name and every layer, and the image runs as its user with its files."""
+    built, _ = image
+    path = export(image, "docker-archive", tmp_path / "image.tar")
+    loaded = docker("load", "-i", path)
+    layers = json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", f"{NAME}:latest"))
+    lines = docker("run", "--rm", "--network=none", f"{NAME}:latest", "sh", "-c", SCRIPT).splitlines()
+
+    assert f"Loaded image: {NAME}:latest" in loaded
+    assert layers == [str(diff_id) for diff_id in built.config.rootfs.diff_ids]
+    assert lines == PRINTED
 
 
 def test_gnu_tar_lists_it(image, tmp_path):

@@ -94,27 +94,13 @@ class TestRealImages:
         """`podman run` pulls and runs an image that nobody has built before."""
         assert podman("run", "--rm", "--tls-verify=false", f"{address}/hello", "hello") == "Hello, world!\n"
 
-    def test_containerd_pulls_it(self, address: str, tmp_path: Path, require) -> None:
+    def test_containerd_pulls_it(self, address: str, containerd: Path, require) -> None:
         """Containerd asks with HEAD by tag, then with GET by digest, and unpacks what it gets."""
-        require("containerd", "ctr")
-        socket = tmp_path / "s.sock"
-        config = tmp_path / "containerd.toml"
-        config.write_text(
-            f'version = 2\nroot = "{tmp_path}/root"\nstate = "{tmp_path}/state"\noom_score = 0\n'
-            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "{socket}"\n'
-        )
-        daemon = subprocess.Popen(["containerd", "-c", str(config)], stderr=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 30
-            while not socket.exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            ctr = functools.partial(run, "ctr", "--address", socket)
-            ctr("images", "pull", "--plain-http", "--snapshotter", "native", f"{address}/hello:latest")
-            raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{address}/hello")
-            assert str(Digest.of(raw.encode())) in ctr("images", "ls")
-        finally:
-            daemon.terminate()
-            daemon.wait()
+        require("ctr")
+        ctr = functools.partial(run, "ctr", "--address", containerd)
+        ctr("images", "pull", "--plain-http", "--snapshotter", "native", f"{address}/hello:latest")
+        raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{address}/hello")
+        assert str(Digest.of(raw.encode())) in ctr("images", "ls")
 
     def test_a_package_that_is_not_there(self, address: str, tmp_path: Path) -> None:
         """Skopeo prints what the registry says: the name, and what was meant."""
