@@ -3,7 +3,8 @@
 Every failure has the JSON body of the specification, also those that it leaves open (unknown
 routes, errors of the server): Docker prints ``unexpected end of JSON`` where there is none.
 Docker, podman and skopeo show the message of a 4xx alone, so whatever the reader can do
-something about is a 4xx.  Source: distribution-spec, "Error Codes".
+something about is a 4xx; containerd asks with HEAD and shows the status.  Source:
+distribution-spec, "Error Codes".
 """
 
 from __future__ import annotations
