@@ -17,6 +17,7 @@ from nixery_core.customisation import CUSTOMISATION_VERSION, Customisation, cust
 from nixery_core.errors import ObjectNotFound
 from nixery_core.events import (
     ClosureResolved,
+    EventCallback,
     ImageStored,
     LayersPlanned,
     LayerStarted,
@@ -36,6 +37,7 @@ from nixery_core.model.package import ResolvedPackage
 from nixery_core.sources import CacheKey, Pin
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.blobs import put_blob
+from nixery_core.storage.capabilities import with_events
 from nixery_core.storage.layout import publish_ref
 from nixery_core.storage.pins import pinned
 from nixery_core.stores.realiser import Realisation, Realiser
@@ -46,7 +48,10 @@ _ATTEMPTS = 3
 
 @attrs.frozen(kw_only=True, eq=False)
 class ImageWork:
-    """Plans, finds and builds images with one set of choices; every method works within a run."""
+    """Plans, finds and builds images with one set of choices; every method works within a run.
+
+    Its storage is silent until :meth:`telling` gives it a listener.
+    """
 
     backend: Backend
     realiser: Realiser
@@ -87,6 +92,11 @@ class ImageWork:
                 "customisation": str(CUSTOMISATION_VERSION),
             },
         )
+
+    def telling(self, on_event: EventCallback) -> ImageWork:
+        """Return the same work, over the same connections, whose storage tells *on_event* what it has to send again."""
+        backend = with_events(self.backend, on_event)
+        return self if backend is self.backend else attrs.evolve(self, backend=backend)
 
     def plan(self, spec: ImageSpec, pin: Pin, run: Run) -> ImagePlan:
         """Return how the image would be split into layers, and which of them are stored."""
@@ -236,7 +246,8 @@ class ImageWork:
         closure = realisation.closure
         keys = [self._layer_key(plan) for plan in plans]
         layers: dict[str, BuiltLayer] = {}
-        for key, cached in zip(keys, run.pool.map(run.layers.known, keys), strict=True):
+        known = run.pool.map(lambda key: run.layers.known(key, self.layer_cache), keys)
+        for key, cached in zip(keys, known, strict=True):
             if cached is not None:
                 layers[key] = cached
                 emit_cached(cached, run.emit)
@@ -253,7 +264,7 @@ class ImageWork:
             for plan, key in zip(plans, keys, strict=True)
             if key not in layers
         ]
-        layers |= run.layers.write(jobs, emit=run.emit, cancellation=run.cancellation)
+        layers |= run.layers.write(jobs, cache=self.layer_cache, emit=run.emit, cancellation=run.cancellation)
         return [layers[key] for key in keys]
 
     def _customisation_layer(self, customisation: Customisation, run: Run) -> BuiltLayer:

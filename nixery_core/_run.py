@@ -13,7 +13,6 @@ from nixery_core._shared_layers import SharedLayers
 from nixery_core.cancellation import Cancellation
 from nixery_core.events import BuildEvent, EventCallback
 from nixery_core.layer_stream import Helpers
-from nixery_core.layer_writer import LayerCache
 
 
 @attrs.frozen
@@ -38,14 +37,13 @@ def running(
     *,
     workers: int,
     executor: Executor | None,
-    cache: LayerCache,
 ) -> Iterator[Run]:
     """Hold the threads of one build; whatever ends it, none of them is left."""
     token = Cancellation() if cancellation is None else cancellation.child()
     token.check()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="nixery-core")
     try:
-        layers = SharedLayers(pool, Helpers(pool, workers), executor, cache, token)
+        layers = SharedLayers(pool, Helpers(pool, workers), executor, token)
         yield Run(_one_at_a_time(on_event), token, pool, layers)
     except BaseException:
         token.cancel("the build failed")

@@ -43,18 +43,17 @@ class SharedLayers:
     """The same threads, for single chunks of layers: they take them when no layer waits."""
     executor: Executor | None
     """Where layers are written instead of in the pool."""
-    cache: LayerCache
     cancellation: Cancellation
     """Of everything that is written here."""
     _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False)
     _running: dict[str, _Needed] = attrs.field(factory=dict, init=False)
     _finished: dict[str, BuiltLayer] = attrs.field(factory=dict, init=False)
 
-    def known(self, layer_key: str) -> BuiltLayer | None:
-        """Return a layer that was written here or is stored, or None; raises StorageError."""
+    def known(self, layer_key: str, cache: LayerCache) -> BuiltLayer | None:
+        """Return a layer that was written here or is in *cache*, or None; raises StorageError."""
         with self._lock:
             found = self._finished.get(layer_key)
-        return found or self.cache.find(layer_key)
+        return found or cache.find(layer_key)
 
     def forget(self) -> None:
         """Look for every layer in the storage again: blobs were removed from it."""
@@ -62,9 +61,9 @@ class SharedLayers:
             self._finished.clear()
 
     def write(
-        self, jobs: Sequence[LayerJob], *, emit: EventCallback, cancellation: Cancellation
+        self, jobs: Sequence[LayerJob], *, cache: LayerCache, emit: EventCallback, cancellation: Cancellation
     ) -> dict[str, BuiltLayer]:
-        """Return every layer by its key, when all are written.
+        """Return every layer by its key, when all are written; what an executor wrote is looked for in *cache*.
 
         The first failure is raised when no layer is being written any more that nobody else waits for.
         """
@@ -80,7 +79,7 @@ class SharedLayers:
             while pending:
                 done, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
                 cancellation.check()
-                for layer, mine in self._results(done, needed):
+                for layer, mine in self._results(done, needed, cache):
                     (emit_built if mine else emit_cached)(layer, emit)
                     built[layer.layer_key] = layer
         except BaseException:
@@ -141,7 +140,10 @@ class SharedLayers:
         wait([found.future for found in abandoned if not found.future.cancel()])
 
     def _results(
-        self, done: set[Future[BuiltLayer]], needed: dict[Future[BuiltLayer], tuple[_Needed, bool]]
+        self,
+        done: set[Future[BuiltLayer]],
+        needed: dict[Future[BuiltLayer], tuple[_Needed, bool]],
+        cache: LayerCache,
     ) -> list[tuple[BuiltLayer, bool]]:
         failures = [error for future in done if (error := self._failure(future)) is not None]
         if failures:
@@ -150,7 +152,7 @@ class SharedLayers:
         results = [(future.result(), needed[future][1]) for future in done]
         if self.executor is not None:
             for layer, _ in results:
-                if self.cache.find(layer.layer_key) is None:
+                if cache.find(layer.layer_key) is None:
                     raise StorageError(
                         f"a worker wrote the layer {layer.descriptor.digest}, but it is not in this storage",
                         hint="every worker has to reach the same storage under the same URL",

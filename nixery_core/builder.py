@@ -119,7 +119,7 @@ class ImageBuilder:
         Raises like :meth:`build`.
         """
         with self._running(on_event, cancellation) as run:
-            return self._work.plan(spec, self._pin(spec, run), run)
+            return self._work.telling(run.emit).plan(spec, self._pin(spec, run), run)
 
     def find(
         self,
@@ -135,7 +135,7 @@ class ImageBuilder:
         The arguments and errors are those of :meth:`build`.
         """
         with self._running(on_event, cancellation) as run:
-            return self._work.find(spec, pin or self._pin(spec, run), run, publish=publish)
+            return self._work.telling(run.emit).find(spec, pin or self._pin(spec, run), run, publish=publish)
 
     def build(
         self,
@@ -166,7 +166,8 @@ class ImageBuilder:
             Cancelled: Through *cancellation*.
         """
         with self._running(on_event, cancellation) as run:
-            return self._work.build_or_find(spec, pin or self._pin(spec, run), run, publish=publish)
+            work = self._work.telling(run.emit)
+            return work.build_or_find(spec, pin or self._pin(spec, run), run, publish=publish)
 
     def build_many(
         self,
@@ -203,7 +204,7 @@ class ImageBuilder:
         def one(spec: ImageSpec, run: Run) -> Image:
             pin = tags.pin(spec.tag)
             run.emit(SourceResolved(source=pin.describe(), revision=pin.revision))
-            return self._work.build_or_find(spec, pin, run, publish=publish)
+            return self._work.telling(run.emit).build_or_find(spec, pin, run, publish=publish)
 
         return build_batch(specs, one, self._running(on_event, cancellation), at_once=at_once)
 
@@ -221,7 +222,6 @@ class ImageBuilder:
             cancellation,
             workers=self._workers,
             executor=self._executor,
-            cache=self._work.layer_cache,
         )
 
 

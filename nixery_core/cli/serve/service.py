@@ -35,6 +35,7 @@ from nixery_core.server.page import IndexNames, Page
 from nixery_core.server.sendfile import Sendfile
 from nixery_core.server.warm_up import WarmUp, warm_up_list
 from nixery_core.storage.backend import Backend
+from nixery_core.storage.capabilities import with_events
 from nixery_core.storage.plugins import open_backend
 from nixery_core.stores.realiser import RealiserSource
 
@@ -74,6 +75,9 @@ def build_service(
     """
     metrics = Metrics(version=metadata.version("nixery-core"), folder=metrics_folder) if settings.metrics else None
     backend = open_backend(settings.store, **settings.store_options)
+    if metrics is not None:
+        # what no build asks for, such as blobs for clients; builds tell of their own requests
+        backend = with_events(backend, metrics.on_event)
     counter = ServedCounter(backend) if settings.count_served else None
     builder = image_builder(settings, backend, metrics, counter)
     images = warm_up_list(settings.warm_up)

@@ -33,6 +33,8 @@ class Connection:
         self._owner = 0
         self.reached = False
         """Whether the service has ever answered."""
+        self.bucket_seen = False
+        """Whether the bucket is known to be there."""
 
     @property
     def fs(self) -> GCSFileSystem:

@@ -62,7 +62,6 @@ class GcsStore:
         self._place = place
         self._retrying = retrying
         self._connection = Connection(place.options) if connection is None else connection
-        self._bucket_seen = False
         self._sums: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -291,7 +290,7 @@ class GcsStore:
 
     def _explain_missing_bucket(self, error: _errors.Refused) -> None:
         """Raise if there is no bucket: not every server says what it is that is not there."""
-        if not _errors.is_status(error, 404) or self._bucket_seen:
+        if not _errors.is_status(error, 404) or self._connection.bucket_seen:
             return
         try:
             self._again(
@@ -307,7 +306,7 @@ class GcsStore:
                 raise
             said, hint = _errors.no_bucket(self._place.bucket)
             raise StorageError(f"{self._place.url}: {said}", hint=hint) from missing
-        self._bucket_seen = True
+        self._connection.bucket_seen = True
 
     def _json(self, what: str, key: str, method: str, url: str, **request: Any) -> dict[str, Any]:
         with self._mapped(key):

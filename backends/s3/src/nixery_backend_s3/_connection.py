@@ -42,6 +42,10 @@ class Connection:
         self._endpoint = ""
         self.reached = False
         """Whether the server has ever answered."""
+        self.bucket_seen = False
+        """Whether the bucket is known to be there."""
+        self.obeys = False
+        """Whether the server has ever refused to replace an object because it was asked not to."""
 
     @property
     def fs(self) -> S3FileSystem:

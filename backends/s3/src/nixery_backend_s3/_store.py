@@ -39,15 +39,13 @@ class S3Store:
     def __init__(self, place: Place, retrying: Retrying, connection: Connection | None = None) -> None:
         self._place = place
         self._retrying = retrying
+        # what is learnt of the server is kept there: all stores of one connection know it
         self._connection = Connection(place.options) if connection is None else connection
-        self._bucket_seen = False
 
     @property
     def decides(self) -> bool:
-        """Whether the bucket is Amazon's, which obeys If-None-Match since 2024."""
-        with self._mapped(""):
-            host = urlsplit(self._connection.endpoint()).hostname or ""
-        return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        """Whether the server obeys If-None-Match: Amazon's do since 2024, of others it shows."""
+        return self._connection.obeys or self._is_amazon()
 
     def with_events(self, on_event: EventCallback) -> S3Store:
         """Return the same store, telling *on_event* of requests that are sent again."""
@@ -77,6 +75,7 @@ class S3Store:
                     return True
                 if not _errors.is_precondition(error):
                     raise
+                self._connection.obeys = True
         # the first try may have arrived although its answer did not
         return tries > 1 and self.get(key) == data
 
@@ -124,7 +123,7 @@ class S3Store:
         """Give the objects whose keys begin with *prefix*, in the order of the bytes of their keys."""
         found = self._pages(prefix)
         # Amazon promises the order; others walk folders
-        return found if self.decides else iter(sorted(found, key=lambda info: info.key))
+        return found if self._is_amazon() else iter(sorted(found, key=lambda info: info.key))
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is success."""
@@ -137,7 +136,9 @@ class S3Store:
 
     def copy(self, source: str, target: str, size: int, headers: ObjectHeaders) -> None:
         """Copy an object of *size* bytes inside the service; the target is there whole or not at all."""
-        if size > (COPY_AT_ONCE if self.decides else COPY_LIMIT) and self._copy_in_parts(source, target, size, headers):
+        if size > (COPY_AT_ONCE if self._is_amazon() else COPY_LIMIT) and self._copy_in_parts(
+            source, target, size, headers
+        ):
             return
         self._send(
             "copy",
@@ -313,9 +314,14 @@ class S3Store:
             raise
         return True
 
+    def _is_amazon(self) -> bool:
+        with self._mapped(""):
+            host = urlsplit(self._connection.endpoint()).hostname or ""
+        return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
     def _check_bucket(self) -> None:
         """Raise if there is no bucket: a HEAD says no more than 404, of a bucket as of an object."""
-        if self._bucket_seen:
+        if self._connection.bucket_seen:
             return
         try:
             self._again("look for the bucket", "", "head_bucket")
@@ -325,7 +331,7 @@ class S3Store:
             # who may not ask this may still read and write
             if _errors.status(error) not in (400, 403, 405, 501):
                 raise
-        self._bucket_seen = True
+        self._connection.bucket_seen = True
 
     def _no_bucket(self) -> StorageError:
         return StorageError(
