@@ -67,3 +67,5 @@ def _print_report(report: GcReport) -> None:
         f"{report.removed_blobs} blobs {removed}, {bytes_text(report.removed_bytes)}, "
         f"and {report.removed_entries} cache entries"
     )
+    if report.removed_unfinished:
+        print(f"{report.removed_unfinished} unfinished uploads {removed}: their writers died")

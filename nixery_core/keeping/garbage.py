@@ -23,6 +23,7 @@ from nixery_core.manifest_cache import CachedImage
 from nixery_core.model.digest import Digest
 from nixery_core.model.oci import INDEX, MANIFEST, Descriptor
 from nixery_core.storage.backend import Backend, ObjectInfo
+from nixery_core.storage.capabilities import SupportsUploads
 from nixery_core.storage.image_index import refresh_index
 from nixery_core.storage.keys import (
     BLOBS,
@@ -33,6 +34,7 @@ from nixery_core.storage.keys import (
     MANIFESTS,
     PINS,
     REFS,
+    STAGING,
     SWEEPS,
     blob_key,
     parse_blob_key,
@@ -44,6 +46,8 @@ DEFAULT_GRACE = 24 * 3600.0
 DEFAULT_KEEP = 30 * 24 * 3600.0
 """Seconds for which an image without a name stays after it was last asked for."""
 DEFAULT_WORKERS = 16
+UNFINISHED_LIFETIME = 24 * 3600.0
+"""Seconds after which the writer of something unfinished counts as dead, whatever the grace is."""
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +70,8 @@ class GcReport:
     removed_bytes: int
     removed_entries: int
     """Cache entries that were removed, or would be, because they speak of garbage."""
+    removed_unfinished: int
+    """Staged objects, and uploads in parts, that were removed, or would be, a day after their writer died."""
 
 
 def collect_garbage(
@@ -81,8 +87,8 @@ def collect_garbage(
 
     An image is needed while a name stands for it, and for *keep* after it was last built or found in
     the cache.  What nothing needs loses its cache entries at once, and is removed by the first run
-    that finds it unneeded still, *grace* later by the clock of the storage.  In memory are about 100
-    bytes for each blob.
+    that finds it unneeded still, *grace* later by the clock of the storage.  What lies in ``staging/``,
+    and uploads that were never completed, go after a day.  In memory are about 100 bytes for each blob.
 
     Args:
         backend: The storage.
@@ -109,10 +115,11 @@ def collect_garbage(
         if not dry_run:
             _remove_dead(backend, now)
             sweeper = stack.enter_context(Sweeper(backend, workers=workers))
+        unfinished = _remove_unfinished(backend, now - UNFINISHED_LIFETIME, dry_run=dry_run)
         report = _Collection(backend, sweeper, now, grace, keep, workers, on_progress).run()
     if not dry_run:
         refresh_index(backend)
-    return report
+    return attrs.evolve(report, removed_unfinished=unfinished)
 
 
 def _remove_dead(backend: Backend, now: float) -> None:
@@ -122,6 +129,24 @@ def _remove_dead(backend: Backend, now: float) -> None:
         for info in backend.list(prefix):
             if is_older(info, now - lifetime):
                 backend.delete(info.key)
+
+
+def _remove_unfinished(backend: Backend, moment: float, *, dry_run: bool) -> int:
+    """Remove what has been on its way in since before *moment*; return how much that is."""
+    count = 0
+    for info in backend.list(STAGING):
+        if is_older(info, moment):
+            count += 1
+            if not dry_run:
+                backend.delete(info.key)
+    if not isinstance(backend, SupportsUploads):
+        return count
+    for upload in backend.list_uploads():
+        if upload.started is not None and upload.started <= moment:
+            count += 1
+            if not dry_run:
+                backend.abort_upload(upload)
+    return count
 
 
 @attrs.define
@@ -164,6 +189,7 @@ class _Collection:
             removed_blobs=len(removed),
             removed_bytes=sum(info.size for info in removed),
             removed_entries=self._removed_entries,
+            removed_unfinished=0,
         )
 
     def _mark(self) -> Marks:

@@ -19,6 +19,7 @@ from nixery_core.model.storepath import StorePath
 from nixery_core.sources import Pin
 from nixery_core.storage import pins
 from nixery_core.storage.blobs import blob_exists, image_blobs, put_blob
+from nixery_core.storage.capabilities import UnfinishedUpload
 from nixery_core.storage.keys import (
     CANDIDATES_KEY,
     INDEX_KEY,
@@ -26,10 +27,12 @@ from nixery_core.storage.keys import (
     LEASES,
     MANIFESTS,
     PINS,
+    STAGING,
     blob_key,
     lease_key,
     pin_key,
     ref_key,
+    staging_key,
 )
 from nixery_core.storage.layout import delete_ref, publish_ref
 from nixery_core.storage.local import LocalBackend
@@ -192,6 +195,39 @@ class TestWhatIsKept:
         backend.create(lease_key("b" * 64, 1), b"{}")
         collect_garbage(backend)
         assert [info.key for info in backend.list(LEASES)] == [lease_key("b" * 64, 1)]
+
+    def test_what_a_dead_writer_left_goes_after_a_day(self, backend):
+        """What is on its way in belongs to a build that runs, whatever the grace is; after a day its writer is dead."""
+        backend.replace(staging_key(), b"young")
+        assert collect_garbage(backend, grace=0, keep=0).removed_unfinished == 0
+        passes(backend, 2 * DAY)
+        backend.replace(young := staging_key(), b"young")
+        assert collect_garbage(backend, dry_run=True).removed_unfinished == 1
+        assert len(list(backend.list(STAGING))) == 2
+        assert collect_garbage(backend).removed_unfinished == 1
+        assert [info.key for info in backend.list(STAGING)] == [young]
+
+    def test_uploads_that_nobody_completes_go_after_a_day(self, backend):
+        """Parts that a killed writer sent cost space, and no listing of objects shows them."""
+        now = storage_time(backend)
+        uploads = [
+            UnfinishedUpload(key="staging/a", id="1", started=now - 2 * DAY),
+            UnfinishedUpload(key="staging/b", id="2", started=now - HOUR),
+            UnfinishedUpload(key="staging/c", id="3"),
+        ]
+
+        class WithUploads(LocalBackend):
+            def list_uploads(self):
+                return iter(list(uploads))
+
+            def abort_upload(self, upload):
+                uploads.remove(upload)
+
+        storage = WithUploads(backend.root)
+        assert collect_garbage(storage, dry_run=True).removed_unfinished == 1
+        assert len(uploads) == 3
+        assert collect_garbage(storage, grace=0, keep=0).removed_unfinished == 1
+        assert [upload.id for upload in uploads] == ["2", "3"]
 
 
 class TestWhatWaits:

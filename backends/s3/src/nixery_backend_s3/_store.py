@@ -227,8 +227,8 @@ class S3Store:
                         **markers,
                     )
                 except Exception as error:
-                    # what the server of rclone says of a bucket without any
-                    if _errors.code(error) != "NoSuchUpload":
+                    # what the server of rclone says of a bucket without any; some servers cannot tell at all
+                    if _errors.code(error) != "NoSuchUpload" and not _errors.is_not_implemented(error):
                         raise
                     return
             for found in answer.get("Uploads") or ():
