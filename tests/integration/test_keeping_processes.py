@@ -136,4 +136,4 @@ def test_killed_builds_leave_nothing_broken() -> None:
     found = json.loads(finished.stdout)
     assert sum(found["kills"].values()) == 10
     assert len(found["kills"]) == 3
-    assert found["broken"] == found["different"] == found["left_at_end"] == []
+    assert found["broken"] == found["different"] == found["not_repaired"] == found["left_at_end"] == []
