@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import inspect
 import os
@@ -16,11 +17,18 @@ from fsspec.core import url_to_fs
 
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidConfig
+from nixery_core.storage._fsspec_errors import secrets_of
 
 # made for many threads; what is asynchronous inside is too
 _FOR_ALL_THREADS = {"file", "local", "memory"}
 # what a connection survives
 _HARMLESS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def file_system_type(url: str) -> type[AbstractFileSystem]:
+    """Return which file system of fsspec a URL asks for."""
+    found: type[AbstractFileSystem] = get_filesystem_class(_protocol(url))
+    return found
 
 
 class FileSystems:
@@ -40,13 +48,15 @@ class FileSystems:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self._url = url
         self._options = dict(options)
-        protocol = url.partition("::")[0].partition("://")[0]
-        self.type: type[AbstractFileSystem] = get_filesystem_class(protocol)
+        protocol = _protocol(url)
+        self.type = file_system_type(url)
         self._shared = self.type.async_impl or protocol in _FOR_ALL_THREADS
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._idle: list[AbstractFileSystem] = []
         self._inherited: list[AbstractFileSystem] = []
+        self.secrets: list[str] = []
+        """What the file system has found out for itself, such as from the environment, and no message may show."""
         weakref.finalize(self, _close_all, self._idle, self._owner)
         self.root = self._check()
 
@@ -69,6 +79,7 @@ class FileSystems:
         if self._shared:
             fs, path = self._open()
             self._idle.append(fs)
+            self.secrets += secrets_of(vars(fs))
             return path
         arguments = {**self.type._get_kwargs_from_urls(self._url), **self._options}
         try:
@@ -88,6 +99,7 @@ class FileSystems:
             raise _bad_options(self._url, error) from error
         fs.dircache.use_listings_cache = False
         _send_at_once(fs)
+        _finish_here_only(fs)
         return fs, str(path).rstrip("/")
 
     def _take(self) -> AbstractFileSystem:
@@ -117,6 +129,10 @@ class FileSystems:
         self._owner = os.getpid()
 
 
+def _protocol(url: str) -> str:
+    return url.partition("::")[0].partition("://")[0]
+
+
 def _bad_options(url: str, error: TypeError) -> InvalidConfig:
     return InvalidConfig(f"{redact(url)} does not take these options: {error}")
 
@@ -126,6 +142,23 @@ def _send_at_once(fs: AbstractFileSystem) -> None:
     transport = getattr(getattr(fs, "client", None), "get_transport", lambda: None)()
     if transport is not None and hasattr(transport.sock, "setsockopt"):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _finish_here_only(fs: AbstractFileSystem) -> None:
+    """Let a process that was forked not wait at its end, for ever, for a thread that only this one has.
+
+    Some file systems, such as adlfs, let their thread close their connections at exit.
+    """
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        alive = finalizer.peek()
+        if alive is not None and alive[0] is fs and finalizer.atexit:
+            finalizer.atexit = False
+            atexit.register(_finish, finalizer, os.getpid())
+
+
+def _finish(finalizer: Callable[[], object], owner: int) -> None:
+    if os.getpid() == owner:
+        finalizer()
 
 
 def _close_all(idle: list[AbstractFileSystem], owner: int) -> None:

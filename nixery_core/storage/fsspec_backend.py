@@ -1,38 +1,32 @@
-"""Blobs and cache entries in any storage that fsspec reaches; the only module that calls fsspec's file systems."""
+"""Blobs and cache entries in any storage that fsspec reaches."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
-import shutil
 import tempfile
 import threading
+import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import IO, Any, Literal
 
 from fsspec import AbstractFileSystem
-from fsspec.asyn import AsyncFileSystem
-from fsspec.spec import AbstractBufferedFile
 
 from nixery_core._redact import redact
-from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
+from nixery_core.errors import InvalidConfig, InvalidKey, ObjectNotFound, StorageError
 from nixery_core.model.digest import Digest
 from nixery_core.storage._files import storage_error
-from nixery_core.storage._filesystems import FileSystems
+from nixery_core.storage._filesystems import FileSystems, file_system_type
+from nixery_core.storage._fsspec_errors import NO_CONTAINER, mapped, secrets_of, status_of
+from nixery_core.storage._fsspec_traits import Traits, traits_of
+from nixery_core.storage._fsspec_upload import BLOCK, make_directories, upload
 from nixery_core.storage.backend import BackendRef, ObjectInfo
 from nixery_core.storage.keys import blob_key, check_key, check_prefix, check_staging_key, staging_key
 
 SPOOL = 16 << 20
 """Bytes of a blob that are kept in memory; what is larger waits in a temporary file of this machine."""
-BLOCK = 8 << 20
-"""Bytes that go to or come from the storage at once."""
 
-_TRIES = 5
-_READ_ONLY = "it can be read, but not be written to"
-# of a server that takes no PUT (RFC 9110)
-_REFUSED = (403, 405, 501)
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # fsspec's memory looks first and writes then; two threads of one process must not do both at once
 _CREATE = threading.Lock()
@@ -43,7 +37,8 @@ class FsspecBackend:
 
     Blobs up to 16 MiB are put under their key in one call where the file system can do that.
     Others wait in memory, or in an unnamed temporary file, until their digest is known, go to
-    ``staging/`` and are moved into their place.
+    ``staging/`` and are moved into their place; in Azure, where a blob that is being written is
+    nowhere before it is whole, they go to their place at once.
 
     :meth:`create` is decided by the storage itself where fsspec can ask it to (memory, Azure), and
     over SFTP.  Elsewhere it looks first and writes then: of two processes that do so in the same
@@ -60,10 +55,19 @@ class FsspecBackend:
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._ref = BackendRef(url, options or {})
-        with _mapped("", url):
+        self._secrets = secrets_of(self._ref.options)
+        self._traits = Traits()
+        with self._mapped(""):
+            self._traits = traits_of(file_system_type(url))
+        with self._mapped(""):
             self._filesystems = FileSystems(url, self._ref.options)
-        self._base = f"{self._filesystems.root}/" if self._filesystems.root else ""
-        self._creates = _creates(self._filesystems.type)
+        self._secrets += self._filesystems.secrets
+        root = self._filesystems.root
+        self._base = f"{root}/" if root else ""
+        self._container = root.partition("/")[0] if self._traits.container else ""
+        self._container_seen = False
+        if self._traits.container and not self._container:
+            raise InvalidConfig(f"{redact(url)!r} names no container", hint="write az://container/prefix")
 
     @property
     def ref(self) -> BackendRef:
@@ -81,24 +85,20 @@ class FsspecBackend:
         """Put a small object if there is none under *key*; return whether this call created it."""
         path = self._path(key)
         with self._lent(key) as fs, _CREATE if not fs.async_impl else contextlib.nullcontext():
-            if self._creates:
-                try:
-                    fs.pipe_file(path, data, mode="create")
-                except FileExistsError:
-                    return False
-                return True
+            if self._traits.only_new is not None:
+                return self._put_new(fs, path, data, self._traits.only_new)
             if fs.exists(path):
                 return False
-            return self._put_through_staging(fs, path, data, only_new=True)
+            return self._put_through_staging(fs, path, [data], len(data), only_new=True)
 
     def replace(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:  # noqa: ARG002
         """Put a small object, atomically in the place of what is there."""
         path = self._path(key)
         with self._lent(key) as fs:
-            if self._creates:
+            if self._traits.only_new is not None:
                 fs.pipe_file(path, data)
             else:
-                self._put_through_staging(fs, path, data)
+                self._put_through_staging(fs, path, [data], len(data), only_new=False)
 
     def get(self, key: str) -> bytes:
         """Return a small object whole; raises ObjectNotFound."""
@@ -108,6 +108,7 @@ class FsspecBackend:
             except OSError as error:
                 # SFTP does not say that it was asked to read a directory
                 if isinstance(error, _NOT_THERE) or fs.isdir(self._path(key)):
+                    self._check_container(fs)
                     raise _not_found(key) from error
                 raise
 
@@ -128,6 +129,7 @@ class FsspecBackend:
             try:
                 info = fs.info(path)
             except _NOT_THERE:
+                self._check_container(fs)
                 return None
         return _object_info(key, info) if info.get("type") == "file" else None
 
@@ -139,48 +141,94 @@ class FsspecBackend:
                 found = fs.find((base + prefix).rstrip("/"), detail=True)
             except _NOT_THERE:
                 found = {}
+            if not isinstance(found, Mapping):
+                # adlfs, where the prefix itself is an object
+                found = {}
+            if not found:
+                self._check_container(fs)
         infos = {str(path).removeprefix(base): info for path, info in found.items() if str(path).startswith(base)}
         return iter([_object_info(key, infos[key]) for key in sorted(infos) if key.startswith(prefix)])
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is success."""
         path = self._path(key)
-        with self._lent(key) as fs, contextlib.suppress(*_NOT_THERE):
-            fs.rm_file(path)
+        with self._lent(key) as fs:
+            try:
+                fs.rm_file(path)
+            except _NOT_THERE:
+                self._check_container(fs)
 
     def signed_url(
         self, key: str, *, method: Literal["GET", "HEAD"] = "GET", expires: int = 3600, content_type: str | None = None
     ) -> str | None:
         """Return a URL that answers GET for an object where fsspec can sign one, or else None."""
         path = self._path(key)
+        if expires <= 0:
+            raise InvalidConfig(f"a signed URL cannot be good for {expires} seconds", hint="take 1 or more")
         # fsspec has no common way to sign for another method or to say a type
         if method != "GET" or content_type is not None:
             return None
         with self._lent(key) as fs:
             try:
                 return str(fs.sign(path, expiration=expires))
-            except NotImplementedError:
+            except (NotImplementedError, ValueError):
+                # the file system cannot, or not with these credentials
                 return None
 
     def publish(self, staged: str, digest: Digest) -> None:
         """Make the object under the key *staged*, which is in ``staging/``, the blob *digest*."""
         key = blob_key(digest)
-        if self.stat(check_staging_key(staged)) is None:
+        info = self.stat(check_staging_key(staged))
+        if info is None:
             raise _not_found(staged)
         with self._lent(key) as fs:
-            self._move(fs, self._path(staged), self._path(key), only_new=False)
+            if self._traits.whole_on_close:
+                # their way to move may be a copy that goes on when it has been answered
+                self._put_whole(fs, self._path(key), self._pieces(staged, 0, info.size), info.size)
+                fs.rm_file(self._path(staged))
+            else:
+                self._move(fs, self._path(staged), self._path(key), only_new=False)
 
     def creates_atomically(self) -> bool:
         """Return whether the storage itself refuses an existing object; it does not ask the server."""
-        return self._creates or "sftp" in _protocols(self._filesystems.type)
+        return self._traits.only_new is not None or self._traits.rename_refuses
 
     def _path(self, key: str) -> str:
-        return self._base + check_key(key)
+        path = self._base + check_key(key)
+        if self._container:
+            # adlfs takes the one for a host with a port, when it has written, and the other for a version
+            if self._base == f"{self._container}/" and ":" in key.partition("/")[0]:
+                raise InvalidKey(
+                    f"{key!r} cannot be at the top of a container", key=key, hint="keep the storage in a folder of it"
+                )
+            if "?versionid=" in key:
+                raise InvalidKey(
+                    f"{key!r} cannot be a key in a container", key=key, hint="take one without ?versionid="
+                )
+        return path
+
+    def _mapped(self, key: str) -> contextlib.AbstractContextManager[None]:
+        return mapped(key, redact(self._ref.url), self._traits, self._secrets)
 
     @contextlib.contextmanager
     def _lent(self, key: str) -> Iterator[AbstractFileSystem]:
-        with _mapped(key, self._ref.url), self._filesystems.lent() as fs:
+        with self._mapped(key), self._filesystems.lent() as fs:
             yield fs
+
+    def _check_container(self, fs: AbstractFileSystem) -> None:
+        """Raise if there is no container: nothing is found in it, as in one that is empty."""
+        if self._container and not self._container_seen:
+            try:
+                fs.info(self._container)
+            except FileNotFoundError as error:
+                raise StorageError(
+                    f"{redact(self._ref.url)}: there is no container {self._container}", hint=NO_CONTAINER
+                ) from error
+            except Exception as error:
+                # who may not ask this may still read and write
+                if status_of(error) != 403:
+                    raise
+            self._container_seen = True
 
     def _pieces(self, key: str, start: int, end: int) -> Iterator[bytes]:
         # ranges of the whole object: fsspec's file objects in memory share one position between all readers
@@ -205,26 +253,45 @@ class FsspecBackend:
         path = self._path(key)
         with self._lent(key) as fs:
             spool.seek(0)
-            # what is kept in memory by the storage may as well be there in one piece
-            if self._creates and (size <= SPOOL or "memory" in _protocols(fs)):
+            if self._traits.only_new is not None and (size <= SPOOL or self._traits.in_memory):
                 fs.pipe_file(path, spool.read())
+                return
+            pieces = iter(lambda: spool.read(BLOCK), b"")
+            if self._traits.whole_on_close:
+                self._put_whole(fs, path, pieces, size)
             else:
-                self._put_through_staging(fs, path, spool, size=size)
+                self._put_through_staging(fs, path, pieces, size, only_new=False)
+
+    def _put_new(self, fs: AbstractFileSystem, path: str, data: bytes, only_new: Mapping[str, Any]) -> bool:
+        mark = str(uuid.uuid4())
+        marked = self._traits.marked(mark) if self._traits.marked is not None else {}
+        try:
+            fs.pipe_file(path, data, **only_new, **marked)
+        except FileExistsError:
+            # whose answer is lost sends the request again, by itself, and meets what the first one has left
+            with contextlib.suppress(*_NOT_THERE):
+                return bool(marked) and (fs.info(path).get("metadata") or {}).get("writer") == mark
+            return False
+        return True
+
+    def _put_whole(self, fs: AbstractFileSystem, path: str, pieces: Iterable[bytes], size: int) -> None:
+        try:
+            upload(fs, path, pieces, size)
+        except Exception:
+            # of two who write one blob at once the first is done, and what the second has sent is dropped
+            with contextlib.suppress(Exception):
+                if int(fs.info(path)["size"]) == size:
+                    return
+                fs.rm_file(path)
+            raise
 
     def _put_through_staging(
-        self,
-        fs: AbstractFileSystem,
-        path: str,
-        data: bytes | IO[bytes],
-        *,
-        size: int = 0,
-        only_new: bool = False,
+        self, fs: AbstractFileSystem, path: str, pieces: Iterable[bytes], size: int, *, only_new: bool
     ) -> bool:
         staged = self._path(staging_key())
         try:
-            _make_directories(fs, fs._parent(staged))
-            _upload(fs, staged, data)
-            _check_size(fs, staged, len(data) if isinstance(data, bytes) else size)
+            make_directories(fs, fs._parent(staged))
+            upload(fs, staged, pieces, size)
             return self._move(fs, staged, path, only_new=only_new)
         except BaseException:
             self._remove_staged(fs, staged)
@@ -241,9 +308,9 @@ class FsspecBackend:
                     another.rm_file(staged)
 
     def _move(self, fs: AbstractFileSystem, staged: str, path: str, *, only_new: bool) -> bool:
-        _make_directories(fs, fs._parent(path))
+        make_directories(fs, fs._parent(path))
         rename = getattr(getattr(fs, "ftp", None), "rename", None)
-        if not only_new or "sftp" not in _protocols(fs) or rename is None:
+        if not only_new or not self._traits.rename_refuses or rename is None:
             fs.mv(staged, path)
             return True
         try:
@@ -256,45 +323,6 @@ class FsspecBackend:
             fs.rm_file(staged)
             return False
         return True
-
-
-def _upload(fs: AbstractFileSystem, path: str, data: bytes | IO[bytes]) -> None:
-    # What breaks off may be seen in staging/, so commit() and discard() of fsspec are not needed: their
-    # temporary file may lie on another disk.  _open(), unlike open(), keeps nothing in fs.transaction.
-    file = fs._open(path, "wb", block_size=BLOCK)
-    if hasattr(file, "set_pipelined"):
-        # of SFTP: do not wait for the answer to each 32 KiB; the size tells whether one was an error
-        file.set_pipelined(True)
-    try:
-        if isinstance(data, bytes):
-            file.write(data)
-        else:
-            shutil.copyfileobj(data, file, BLOCK)
-        file.close()
-    except BaseException:
-        _abandon(file)
-        raise
-
-
-def _check_size(fs: AbstractFileSystem, path: str, size: int) -> None:
-    # some file systems do not tell that the last piece could not be written
-    found = int(fs.info(path)["size"])
-    if found != size:
-        raise StorageError(f"{path}: {size} bytes were sent, and {found} arrived")
-
-
-def _make_directories(fs: AbstractFileSystem, path: str) -> None:
-    for attempt in range(_TRIES):
-        try:
-            fs.makedirs(path, exist_ok=True)
-        except OSError:
-            # two that make the same directories at once are in each other's way, but only once for each
-            if fs.isdir(path):
-                return
-            if attempt == _TRIES - 1:
-                raise
-        else:
-            return
 
 
 class FsspecBlobWriter:
@@ -337,58 +365,8 @@ class FsspecBlobWriter:
         self._discard()
 
 
-@contextlib.contextmanager
-def _mapped(key: str, url: str) -> Iterator[None]:
-    """Turn whatever a file system raises into StorageErrors that name *key* and *url*."""
-    try:
-        yield
-    except (StorageError, InvalidConfig):
-        raise
-    except FileNotFoundError as error:
-        raise ObjectNotFound(f"there is no object {key} in {url}", key=key) from error
-    except OSError as error:
-        if error.errno is None and "reading or writing" in str(error):
-            # an archive of fsspec is open for one of them
-            raise StorageError(f"{key} in {url}: {error}", key=key, hint=_READ_ONLY) from error
-        raise storage_error(key, url, error) from error
-    except Exception as error:
-        # every storage has a library with exceptions of its own
-        refused = isinstance(error, NotImplementedError) or getattr(error, "status", 0) in _REFUSED
-        hint = _READ_ONLY if refused else ""
-        raise StorageError(
-            f"{key or 'the storage'} in {url}: {type(error).__name__}: {error}", key=key, hint=hint
-        ) from error
-
-
 def _not_found(key: str) -> ObjectNotFound:
     return ObjectNotFound(f"there is no object {key}", key=key)
-
-
-def _creates(fs: type[AbstractFileSystem]) -> bool:
-    """Return whether *fs* puts an object in one call, and refuses if there is one when asked to."""
-    put = getattr(fs, "_pipe_file" if issubclass(fs, AsyncFileSystem) else "pipe_file")
-    if put is AbstractFileSystem.pipe_file:
-        return False
-    return "mode" in inspect.signature(put).parameters
-
-
-def _protocols(fs: AbstractFileSystem | type[AbstractFileSystem]) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-
-
-def _abandon(file: Any) -> None:
-    """Give up a file that is being written, and what it holds on this machine or another."""
-    if not isinstance(file, AbstractBufferedFile):
-        with contextlib.suppress(Exception):
-            file.close()
-        if hasattr(file, "_closed"):
-            # a file of SFTP whose connection is gone would try once more when it is collected, and complain
-            file._closed = True
-        return
-    # closing it, or dropping it, would send the rest
-    with contextlib.suppress(Exception):
-        file.discard()
-    file.closed = True
 
 
 def _object_info(key: str, info: Mapping[str, Any]) -> ObjectInfo:

@@ -18,6 +18,7 @@ import pytest
 
 from nixery_core.errors import InvalidConfig, InvalidKey, ObjectNotFound, StorageError
 from nixery_core.model.digest import Digest
+from nixery_core.storage import fsspec_backend
 from nixery_core.storage.backend import Backend
 from nixery_core.storage.blobs import put_blob
 from nixery_core.storage.fsspec_backend import SPOOL, FsspecBackend
@@ -210,10 +211,8 @@ class TestBadInput:
 
 def test_full_and_interrupted_uploads_leave_nothing(backend: FsspecBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload of which the last piece did not arrive is not published."""
-    from nixery_core.storage import fsspec_backend
-
-    upload = fsspec_backend._upload
-    monkeypatch.setattr(fsspec_backend, "_upload", lambda fs, path, data: upload(fs, path, b"less"))
+    upload = fsspec_backend.upload
+    monkeypatch.setattr(fsspec_backend, "upload", lambda fs, path, pieces, size: upload(fs, path, [b"less"], size))
     writer = backend.open_blob()
     writer.write(bytes(100_000))
     with pytest.raises(StorageError, match="100000 bytes were sent, and 4 arrived"):

@@ -14,7 +14,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from nixery_core.errors import ObjectNotFound, StorageError, StorageFull
 from nixery_core.model.digest import Digest
-from nixery_core.storage.fsspec_backend import BLOCK, SPOOL, FsspecBackend, _creates
+from nixery_core.storage._fsspec_errors import mapped, secrets_of
+from nixery_core.storage._fsspec_traits import Traits, traits_of
+from nixery_core.storage._fsspec_upload import BLOCK
+from nixery_core.storage.fsspec_backend import SPOOL, FsspecBackend
 from nixery_core.storage.keys import blob_key
 
 
@@ -79,6 +82,78 @@ def test_no_foreign_error_leaks(
         assert raised.value.key
         assert text in raised.value.message
         assert memory.ref.url in raised.value.message
+
+
+class AnsweredError(Exception):
+    """What the clients of web services raise: it tells the HTTP status, and appends the answer."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("refused\nRequestId: 1\n<xml>")
+        self.status_code = status
+        self.error_code = "Code"
+
+
+BUCKETS = Traits(container=True, credentials="check the key")
+
+
+@pytest.mark.parametrize(
+    ("status", "traits", "hint"),
+    [
+        (401, BUCKETS, "check the key"),
+        (403, BUCKETS, "check the key"),
+        (403, Traits(), "it can be read, but not be written to"),
+        (404, BUCKETS, "create the container, or check its name and the account"),
+        (404, Traits(), ""),
+        (405, BUCKETS, "it can be read, but not be written to"),
+        (429, BUCKETS, "the storage is busy: run it again later"),
+        (503, Traits(), "the storage is busy: run it again later"),
+        (400, BUCKETS, ""),
+    ],
+)
+def test_what_the_server_says_becomes_a_hint(status: int, traits: Traits, hint: str) -> None:
+    """The status is found however deep it lies, and says what to do; the message is one line with the code."""
+    answer = AnsweredError(status)
+    with pytest.raises(StorageError) as raised, mapped("index.json", "az://images", traits, []):
+        raise RuntimeError(f"failed to upload: {answer}") from answer
+    assert raised.value.hint == hint
+    assert raised.value.message == "index.json in az://images: RuntimeError: failed to upload: refused (Code)"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "hint"),
+    [
+        (AnsweredError(507), StorageFull, "free some space"),
+        (ValueError("no such option"), StorageError, "check the key"),
+        (type("AuthenticationFailed", (Exception,), {})("x"), StorageError, "check the key"),
+        (type("ServerDisconnectedError", (Exception,), {})("x"), StorageError, "check the address"),
+    ],
+)
+def test_what_the_client_says_becomes_a_hint(error: Exception, kind: type[StorageError], hint: str) -> None:
+    """Where there was no answer, what the exception is called says what to do."""
+    with pytest.raises(StorageError) as raised, mapped("index.json", "az://images", BUCKETS, []):
+        raise error
+    assert type(raised.value) is kind
+    assert raised.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "bad k3y"), OSError("bad k3y"), ValueError("bad k3y"), LibraryError("k3y")]
+)
+def test_secrets_of_the_options_are_masked(error: Exception) -> None:
+    """No message shows the value of an option that is a secret, nor a part of a connection string that is one."""
+    options = {
+        "connection_string": "AccountName=images;AccountKey=k3y",
+        "client_kwargs": {"password": "hunter2"},
+        "key_filename": "/home/me/id",
+        "account_name": "images",
+        "token": "",
+    }
+    secrets = secrets_of(options)
+    assert secrets == ["AccountName=images;AccountKey=k3y", "hunter2", "k3y"]
+    with pytest.raises(StorageError) as raised, mapped("index.json", "az://images", Traits(), secrets):
+        raise error
+    assert "k3y" not in repr(raised.value) + raised.value.diagnostics()
+    assert "***" in raised.value.message
 
 
 def test_secrets_of_the_url_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,9 +313,9 @@ class OldFileSystem(AbstractFileSystem):
 
 def test_file_systems_without_conditional_writes_are_known() -> None:
     """Only a file system that says so is trusted to refuse an existing object."""
-    assert _creates(MemoryFileSystem)
-    assert not _creates(LocalFileSystem)
-    assert not _creates(OldFileSystem)
+    assert traits_of(MemoryFileSystem).only_new is not None
+    assert traits_of(LocalFileSystem).only_new is None
+    assert traits_of(OldFileSystem).only_new is None
 
 
 @pytest.fixture(autouse=True)
