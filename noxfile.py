@@ -6,6 +6,7 @@ missing fails instead of being skipped.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ import nox
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ROOT / "constraints.txt"
+AZURITE = "3.35.0"
+"""The newest that is made for the Node.js of Debian 12, which is 18."""
 
 QUICK = ["lint", "typing", "tests", "property"]
 # what prints the results of tests comes last, where a reader of the log looks first
@@ -30,6 +33,22 @@ def install(session: nox.Session, *packages: str, groups: tuple[str, ...] = ()) 
     """Install packages and dependency groups of pyproject.toml in the versions that were tested."""
     requirements = nox.project.dependency_groups(PYPROJECT, *groups) if groups else ()
     session.install("--constraint", str(CONSTRAINTS), *packages, *requirements)
+
+
+def install_azurite(session: nox.Session) -> None:
+    """Install Azurite where its tests look for it, unless there is one already."""
+    folder = ROOT / ".nox" / "azurite"
+    package = folder / "node_modules" / "azurite" / "package.json"
+    if os.environ.get("NIXERY_AZURITE") or shutil.which("azurite-blob"):
+        return
+    if package.exists() and json.loads(package.read_text())["version"] == AZURITE:
+        return
+    if shutil.which("npm") is None:
+        session.warn("there is no npm, so there is no Azurite: the tests of Azure are skipped")
+        return
+    # no scripts of packages are run, for none is needed
+    quiet = ["--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+    session.run("npm", "install", "--prefix", str(folder), *quiet, f"azurite@{AZURITE}", external=True)
 
 
 @nox.session
@@ -78,10 +97,11 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def backends(session: nox.Session) -> None:
-    """Storage over networks: backends that are distributions of their own, SFTP; with real servers."""
+    """Storage over networks: backends that are distributions of their own, SFTP, Azure; with real servers."""
     projects = sorted(path.parent for path in ROOT.glob("backends/*/pyproject.toml"))
     editable = [word for project in projects for word in ("--editable", str(project))]
     install(session, "--editable", ".", *editable, groups=("test", "typing", "backends", "servers"))
+    install_azurite(session)
     for project in projects:
         session.run("mypy", "--strict", str(project / "src"))
     session.run("pytest", *(str(project / "tests") for project in projects), "tests/servers", *session.posargs)
