@@ -97,7 +97,7 @@ def check(storage: Storage, number: int, told: Told, found: Found) -> bool:
 
     def work(tell: Tell) -> dict[str, Any]:
         backend = storage.open()
-        uploads = sorted(_uploads(backend))
+        uploads = sorted(_uploads(backend)) if isinstance(backend, SupportsUploads) else None
         # with no grace, everything unfinished is left over: no build runs now
         report = fsck(backend, grace=0)
         return {
@@ -110,7 +110,8 @@ def check(storage: Storage, number: int, told: Told, found: Found) -> bool:
     expected = unfinished(told.lines) if told.killed else set()
     found.unfinished_uploads += bool(expected)
     found.broken += [f"build {number}: {text}" for text in seen["broken"]]
-    found.unlisted += [f"build {number}: {key}" for key in sorted(expected - set(seen["uploads"]))]
+    if seen["uploads"] is not None:
+        found.unlisted += [f"build {number}: {key}" for key in sorted(expected - set(seen["uploads"]))]
     found.leftovers.update(seen["leftovers"])
     return bool(seen["leftovers"] or seen["uploads"])
 

@@ -14,6 +14,8 @@ from build_target import BUILT, READY, Images, Storage, Target
 from killed_process import Kill, Tell, Told, die, in_child
 from object_requests import large_blobs, watch_requests
 
+from nixery_core.storage.object_store_backend import ObjectStoreBackend
+
 # with the pin the name begins to be published
 _PUBLISHES = "/gc/pins"
 
@@ -34,13 +36,17 @@ class Ways(Protocol):
 
 def ways(storage: Storage, images: Images) -> Ways:
     """Return the ways that fit *storage*; builds some images of negative numbers in it."""
-    return DirectoryWays(storage, images) if storage.directory else BucketWays(storage, images)
+    if storage.directory:
+        return DirectoryWays(storage, images)
+    if isinstance(storage.open(), ObjectStoreBackend):
+        return BucketWays(storage, images)
+    return AnyStorageWays(storage, images)
 
 
-class DirectoryWays:
-    """At a random time, and before random operations on files."""
+class AnyStorageWays:
+    """At a random time."""
 
-    names = ("time", "operation", "publish")
+    names: tuple[str, ...] = ("time",)
 
     def __init__(self, storage: Storage, images: Images) -> None:
         self._generator = random.Random(f"ways {images.seed}")
@@ -50,19 +56,33 @@ class DirectoryWays:
         for target in (images.target(-2, huge=False), images.target(-3, huge=True)):
             built = in_child(lambda tell, target=target: target.build(storage, tell))
             self._seconds[target.huge > 0] = built.seconds(READY, BUILT)
-        operations = _operations(images.target(-4, huge=False), storage)
-        first = next(number for number, operation in enumerate(operations) if _PUBLISHES in operation)
-        self._count = {"operation": len(operations), "publish": len(operations) - first}
 
     def huge(self, number: int) -> bool:
-        """Return whether it is one of four: so it comes to all of the three ways."""
+        """Return whether it is one of four."""
         return number % 4 == 0
 
     def kill(self, way: str, target: Target, storage: Storage) -> Told:
         """Begin to build *target*, and kill it."""
+        seconds = self._generator.uniform(0.0, self._seconds[target.huge > 0])
+        return in_child(lambda tell: target.build(storage, tell), kill=Kill(READY, seconds))
+
+
+class DirectoryWays(AnyStorageWays):
+    """At a random time, and before random operations on files."""
+
+    # one of four images is huge, so huge ones come to all three
+    names = ("time", "operation", "publish")
+
+    def __init__(self, storage: Storage, images: Images) -> None:
+        super().__init__(storage, images)
+        operations = _operations(images.target(-4, huge=False), storage)
+        first = next(number for number, operation in enumerate(operations) if _PUBLISHES in operation)
+        self._count = {"operation": len(operations), "publish": len(operations) - first}
+
+    def kill(self, way: str, target: Target, storage: Storage) -> Told:
+        """Begin to build *target*, and kill it."""
         if way == "time":
-            seconds = self._generator.uniform(0.0, self._seconds[target.huge > 0])
-            return in_child(lambda tell: target.build(storage, tell), kill=Kill(READY, seconds))
+            return super().kill(way, target, storage)
         at = self._generator.randrange(self._count[way])
 
         def work(tell: Tell) -> Any:
