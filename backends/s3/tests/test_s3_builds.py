@@ -14,6 +14,7 @@ from nixery_backend_s3 import open_backend
 
 from nixery_core import ImageSpec
 from nixery_core.demo.cache import write_demo_cache
+from nixery_core.errors import Cancelled
 from nixery_core.events import BuildEvent, StorageRetried
 from nixery_core.testing.faulty_proxy import FaultyProxy
 from nixery_core.testing.memory_images import memory_builder
@@ -39,6 +40,20 @@ def test_small_requests_of_a_build_are_told(moto) -> None:
         proxy.reply(BUSY, times=1)
         assert builder.find(ImageSpec.parse("git"), on_event=events.append).descriptor == image.descriptor
         assert len([event for event in events if isinstance(event, StorageRetried)]) == 1
+
+
+def test_who_follows_a_build_may_end_it(moto) -> None:
+    """A callback that has enough of a busy server ends the build with its own error, not with one of the storage."""
+
+    def impatient(event: BuildEvent) -> None:
+        if isinstance(event, StorageRetried):
+            raise Cancelled("enough")
+
+    with FaultyProxy(moto.port) as proxy:
+        backend = open_backend(f"s3://{moto.new_bucket()}", **moto.at(proxy.port))
+        proxy.reply(BUSY, times=1)
+        with pytest.raises(Cancelled, match="enough"):
+            memory_builder(backend, "git").build(ImageSpec.parse("git"), on_event=impatient)
 
 
 def test_who_follows_a_build_costs_no_request(moto, monkeypatch: pytest.MonkeyPatch) -> None:

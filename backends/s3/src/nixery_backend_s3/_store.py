@@ -12,7 +12,7 @@ import attrs
 
 from nixery_backend_s3 import _errors
 from nixery_backend_s3._connection import Connection, Place
-from nixery_core.errors import StorageError
+from nixery_core.errors import NixeryError, StorageError
 from nixery_core.events import EventCallback
 from nixery_core.storage.backend import ObjectInfo
 from nixery_core.storage.capabilities import UnfinishedUpload
@@ -370,7 +370,8 @@ class _Mapped:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, StorageError):
+        # whoever follows the requests may end the build with an error of ours
+        if isinstance(error, Exception) and not isinstance(error, NixeryError):
             raise _errors.mapped(
                 error, key=self.key, url=self.place.url, bucket=self.place.bucket, secrets=self.place.secrets()
             ) from error
