@@ -10,6 +10,9 @@ import attrs
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
 
+BLOCK = 8 << 20
+"""Bytes that go to or come from the storage at once."""
+
 
 @attrs.frozen(kw_only=True)
 class Traits:
@@ -23,6 +26,10 @@ class Traits:
     """Objects are in memory anyway, so a blob may be there in one piece as well."""
     whole_on_close: bool = False
     """What is written to a file is nowhere until it is closed; then it is there whole, and needs no staging."""
+    write: int = BLOCK
+    """Bytes that are written to a file at once."""
+    block: int = BLOCK
+    """Bytes in which a file sends them; where that is less, it sends several side by side."""
     rename_refuses: bool = False
     """``fs.ftp.rename`` never takes the place of a file."""
     container: bool = False
@@ -43,6 +50,9 @@ _KNOWN: Mapping[str, Mapping[str, Any]] = {
         "only_new": {"overwrite": False},
         "marked": lambda mark: {"headers": {"x-ms-meta-writer": mark}},
         "whole_on_close": True,
+        # a blob has at most 50,000 blocks, so 195 GiB
+        "write": 16 << 20,
+        "block": 4 << 20,
         "container": True,
         "credentials": (
             "check the options connection_string, or account_name with account_key, sas_token or credential, "

@@ -11,17 +11,17 @@ from fsspec.spec import AbstractBufferedFile
 
 from nixery_core.errors import StorageError
 
-BLOCK = 8 << 20
-"""Bytes that go to or come from the storage at once."""
-
 _TRIES = 5
 
 
-def upload(fs: AbstractFileSystem, path: str, pieces: Iterable[bytes], size: int) -> None:
-    """Write *pieces*, of *size* bytes together, to the file *path*; raises StorageError where fewer arrive."""
+def upload(fs: AbstractFileSystem, path: str, pieces: Iterable[bytes], size: int, block: int) -> None:
+    """Write *pieces*, of *size* bytes together, to the file *path*; raises StorageError where fewer arrive.
+
+    A file that sends its bytes in blocks sends *block* of them at once.
+    """
     # What breaks off may be seen in staging/, so commit() and discard() of fsspec are not needed: their
     # temporary file may lie on another disk.  _open(), unlike open(), keeps nothing in fs.transaction.
-    file = fs._open(path, "wb", block_size=BLOCK)
+    file = fs._open(path, "wb", block_size=block)
     if hasattr(file, "set_pipelined"):
         # of SFTP: do not wait for the answer to each 32 KiB; the size tells whether one was an error
         file.set_pipelined(True)

@@ -19,8 +19,8 @@ from nixery_core.model.digest import Digest
 from nixery_core.storage._files import storage_error
 from nixery_core.storage._filesystems import FileSystems, file_system_type
 from nixery_core.storage._fsspec_errors import NO_CONTAINER, mapped, secrets_of, status_of
-from nixery_core.storage._fsspec_traits import Traits, traits_of
-from nixery_core.storage._fsspec_upload import BLOCK, make_directories, upload
+from nixery_core.storage._fsspec_traits import BLOCK, Traits, traits_of
+from nixery_core.storage._fsspec_upload import make_directories, upload
 from nixery_core.storage.backend import BackendRef, ObjectInfo
 from nixery_core.storage.keys import blob_key, check_key, check_prefix, check_staging_key, staging_key
 
@@ -256,7 +256,7 @@ class FsspecBackend:
             if self._traits.only_new is not None and (size <= SPOOL or self._traits.in_memory):
                 fs.pipe_file(path, spool.read())
                 return
-            pieces = iter(lambda: spool.read(BLOCK), b"")
+            pieces = iter(lambda: spool.read(self._traits.write), b"")
             if self._traits.whole_on_close:
                 self._put_whole(fs, path, pieces, size)
             else:
@@ -276,7 +276,7 @@ class FsspecBackend:
 
     def _put_whole(self, fs: AbstractFileSystem, path: str, pieces: Iterable[bytes], size: int) -> None:
         try:
-            upload(fs, path, pieces, size)
+            upload(fs, path, pieces, size, self._traits.block)
         except Exception:
             # of two who write one blob at once the first is done, and what the second has sent is dropped
             with contextlib.suppress(Exception):
@@ -291,7 +291,7 @@ class FsspecBackend:
         staged = self._path(staging_key())
         try:
             make_directories(fs, fs._parent(staged))
-            upload(fs, staged, pieces, size)
+            upload(fs, staged, pieces, size, self._traits.block)
             return self._move(fs, staged, path, only_new=only_new)
         except BaseException:
             self._remove_staged(fs, staged)

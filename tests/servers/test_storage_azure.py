@@ -173,7 +173,7 @@ class TestLargeBlobs:
         """Who is done first makes Azure drop the blocks of the other, for whom the blob is there then."""
         upload = fsspec_backend.upload
 
-        def interrupted(fs: Any, path: str, pieces: Iterable[bytes], size: int) -> None:
+        def interrupted(fs: Any, path: str, pieces: Iterable[bytes], *sizes: int) -> None:
             monkeypatch.undo()
 
             def between() -> Iterator[bytes]:
@@ -183,7 +183,7 @@ class TestLargeBlobs:
                     yield piece
 
             with pytest.raises(Exception, match="InvalidBlockList"):
-                upload(fs, path, between(), size)
+                upload(fs, path, between(), *sizes)
             raise ConnectionError("as the first has told")
 
         monkeypatch.setattr(fsspec_backend, "upload", interrupted)
@@ -197,12 +197,12 @@ class TestLargeBlobs:
         """What was sent before a failure is not seen anywhere, and does no harm to the next writer."""
         upload = fsspec_backend.upload
 
-        def breaking(fs: Any, path: str, pieces: Iterable[bytes], size: int) -> None:
+        def breaking(fs: Any, path: str, pieces: Iterable[bytes], *sizes: int) -> None:
             def some() -> Iterator[bytes]:
                 yield next(iter(pieces))
                 raise error
 
-            upload(fs, path, some(), size)
+            upload(fs, path, some(), *sizes)
 
         monkeypatch.setattr(fsspec_backend, "upload", breaking)
         with pytest.raises((StorageError, KeyboardInterrupt)):

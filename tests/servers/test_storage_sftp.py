@@ -212,7 +212,7 @@ class TestBadInput:
 def test_full_and_interrupted_uploads_leave_nothing(backend: FsspecBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload of which the last piece did not arrive is not published."""
     upload = fsspec_backend.upload
-    monkeypatch.setattr(fsspec_backend, "upload", lambda fs, path, pieces, size: upload(fs, path, [b"less"], size))
+    monkeypatch.setattr(fsspec_backend, "upload", lambda fs, path, pieces, *sizes: upload(fs, path, [b"less"], *sizes))
     writer = backend.open_blob()
     writer.write(bytes(100_000))
     with pytest.raises(StorageError, match="100000 bytes were sent, and 4 arrived"):

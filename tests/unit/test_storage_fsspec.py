@@ -15,8 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from nixery_core.errors import ObjectNotFound, StorageError, StorageFull
 from nixery_core.model.digest import Digest
 from nixery_core.storage._fsspec_errors import mapped, secrets_of
-from nixery_core.storage._fsspec_traits import Traits, traits_of
-from nixery_core.storage._fsspec_upload import BLOCK
+from nixery_core.storage._fsspec_traits import BLOCK, Traits, traits_of
 from nixery_core.storage.fsspec_backend import SPOOL, FsspecBackend
 from nixery_core.storage.keys import blob_key
 
