@@ -114,7 +114,7 @@ def collect_garbage(
         sweeper = None
         if not dry_run:
             _remove_dead(backend, now)
-            sweeper = stack.enter_context(Sweeper(backend, workers=workers))
+            sweeper = stack.enter_context(Sweeper(backend, workers=workers, since=now))
         unfinished = _remove_unfinished(backend, now - UNFINISHED_LIFETIME, dry_run=dry_run)
         report = _Collection(backend, sweeper, now, grace, keep, workers, on_progress).run()
     if not dry_run:

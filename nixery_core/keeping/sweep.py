@@ -28,12 +28,22 @@ class Sweeper:
     Args:
         backend: Where the blobs are.
         workers: Threads that remove.
+        since: The time of the storage before the blobs were listed that are to be removed; None where
+            each was looked at by itself.
         seconds: A clock that goes on while the machine is suspended.
     """
 
-    def __init__(self, backend: Backend, *, workers: int, seconds: Callable[[], float] = pins.seconds) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        workers: int,
+        since: float | None = None,
+        seconds: Callable[[], float] = pins.seconds,
+    ) -> None:
         self._backend = backend
         self._workers = workers
+        self._since = since
         self._seconds = seconds
         self._key = sweep_key()
         self._turn = 0
@@ -105,7 +115,7 @@ class Sweeper:
 
     def _remove(self, blob: ObjectInfo) -> bool:
         found = self._backend.stat(blob.key)
-        if found is None or was_written_again(blob, found):
+        if found is None or self._is_new(blob, found):
             # gone, or written again since: then it is new, and not what was looked at
             return False
         if self._seconds() - self._written > SWEEP_LIFETIME:
@@ -113,6 +123,11 @@ class Sweeper:
             return False
         self._backend.delete(blob.key)
         return True
+
+    def _is_new(self, blob: ObjectInfo, found: ObjectInfo) -> bool:
+        # in a listing some servers tell another time of an object, seconds apart for one that they copied
+        unchanged = self._since is not None and found.modified is not None and found.modified < self._since
+        return was_written_again(blob, found) and not (unchanged and found.size == blob.size)
 
     def _write(self, deleting: tuple[Digest, ...]) -> None:
         # from before the write, since from then on it may be read

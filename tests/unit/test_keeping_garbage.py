@@ -385,6 +385,22 @@ class TestWhatGoes:
         passes(backend, 2 * DAY)
         assert collect_garbage(backend, grace=0, keep=0).removed_blobs == 5
 
+    @pytest.mark.parametrize("later", [-5.0, 5.0])
+    def test_servers_whose_listing_tells_other_times(self, backend, monkeypatch, later):
+        """Of a copied object some list the time of its source, seconds before or after: it was not written again."""
+        build(backend)
+        delete_ref(backend, "git", "latest")
+        everything = LocalBackend.list
+        monkeypatch.setattr(
+            LocalBackend,
+            "list",
+            lambda self, prefix: (
+                attrs.evolve(info, modified=info.modified + later) for info in everything(self, prefix)
+            ),
+        )
+        passes(backend, 2 * DAY)
+        assert collect_garbage(backend, grace=0, keep=0).removed_blobs == 5
+
     def test_time_that_ran_out(self, backend):
         """A collector that stood still stops removing: by then publishers may take it for dead."""
         build(backend)
