@@ -11,7 +11,7 @@ from nixery_core.cli.exit_codes import ExitCode
 from nixery_core.cli.keeping_text import duration, positive
 from nixery_core.model.oci import CONFIG, LAYER, MANIFEST, Manifest
 from nixery_core.storage.blobs import put_blob
-from nixery_core.storage.keys import INDEX_KEY, blob_key
+from nixery_core.storage.keys import INDEX_KEY, blob_key, staging_key
 from nixery_core.storage.layout import list_tags, publish_ref
 from nixery_core.storage.plugins import open_backend
 
@@ -135,6 +135,18 @@ class TestGc:
         assert main(["gc", store, "--grace", "24h"]) == ExitCode.OK
         assert "3 blobs wait" in capsys.readouterr().out
         assert len(list(backend.list("blobs/"))) == 3
+
+    def test_what_dead_writers_left_goes(self, backend, store, capsys):
+        """What lies in staging since long ago is told, and removed."""
+        key = staging_key()
+        backend.replace(key, b"half a layer")
+        os.utime(backend.root / key, (0, 0))
+        assert main(["gc", store, "--dry-run"]) == ExitCode.OK
+        assert "1 unfinished uploads would be removed: their writers died" in capsys.readouterr().out
+        assert backend.stat(key)
+        assert main(["gc", store, "--json"]) == ExitCode.OK
+        assert json.loads(capsys.readouterr().out)["removed_unfinished"] == 1
+        assert backend.stat(key) is None
 
     def test_a_name_that_cannot_be_read_stops_it(self, backend, store, capsys):
         """Nobody can tell what it needs, so nothing is removed."""
