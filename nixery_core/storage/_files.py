@@ -30,13 +30,18 @@ def mapped(key: str, root: object) -> Iterator[None]:
 def storage_error(key: str, root: object, error: OSError) -> StorageError:
     """Return the StorageError for *error*."""
     message = f"{key or 'the storage'} in {root}: {error.strerror or str(error) or type(error).__name__}"
-    if error.errno in _FULL:
+    if is_full(error):
         return StorageFull(message, key=key, hint="free some space or raise the quota, then run it again")
     if error.errno in _FORBIDDEN:
         return StorageError(message, key=key, hint="run as a user who may read and write there, or name another place")
     if error.errno == errno.EMFILE:
         return StorageError(message, key=key, hint="raise the limit of open files (ulimit -n)")
     return StorageError(message, key=key)
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether *error* says that a disk or a quota is full."""
+    return error.errno in _FULL
 
 
 def create_file(path: Path) -> int:

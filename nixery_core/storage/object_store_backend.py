@@ -7,7 +7,7 @@ import copy
 import os
 import threading
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
@@ -16,8 +16,12 @@ from nixery_core.model.digest import Digest
 from nixery_core.storage.backend import BackendRef, ObjectInfo
 from nixery_core.storage.keys import BLOBS, blob_key, check_key, check_prefix, check_staging_key, staging_key
 from nixery_core.storage.object_store import ObjectHeaders, ObjectStore
-from nixery_core.storage.part_writer import PartWriter, SpoolWriter
+from nixery_core.storage.part_writer import PartWriter
+from nixery_core.storage.spool_writer import SpoolWriter
 
+LargeBlobs = Literal["auto", "stage", "spool"]
+"""Where blobs that take several requests wait for their digest."""
+LARGE_BLOBS: tuple[LargeBlobs, ...] = get_args(LargeBlobs)
 BLOCK = 8 << 20
 """Bytes that are fetched at once."""
 LONGEST_URL = 7 * 24 * 3600
@@ -27,20 +31,21 @@ LONGEST_URL = 7 * 24 * 3600
 class ObjectStoreBackend:
     """Keeps objects in a bucket; a :class:`~nixery_core.storage.backend.Backend` for others to build on.
 
-    Blobs up to 8 MiB are put under their key in one request.  Larger ones are uploaded in parts
-    to ``staging/`` while they are written, and copied into their place inside the service.
+    Blobs up to 8 MiB are put under their key in one request.
 
     Args:
         ref: How to open it again.
         store: The bucket.
-        spool: Keep large blobs in an unnamed temporary file of this machine instead, and upload
-            them under their key when it is known: for services that copy slowly.
+        large_blobs: What becomes of larger ones.  ``stage``: they are uploaded in parts to
+            ``staging/`` while they are written, and copied into their place inside the service.
+            ``spool``: they wait in an unnamed temporary file of this machine, and are uploaded once,
+            under their key.  ``auto``: the second where this machine has the room, else the first.
     """
 
-    def __init__(self, ref: BackendRef, store: ObjectStore, *, spool: bool = False) -> None:
+    def __init__(self, ref: BackendRef, store: ObjectStore, *, large_blobs: LargeBlobs = "auto") -> None:
         self._ref = ref
         self._store = store
-        self._spool = spool
+        self._large_blobs = large_blobs
         self._decides = False
         # of the threads of one process at least, one creates at a time
         self._creating = _PerProcessLock()
@@ -61,8 +66,11 @@ class ObjectStoreBackend:
 
     def open_blob(self) -> PartWriter | SpoolWriter:
         """Begin a blob."""
-        if self._spool:
-            return SpoolWriter(self._store)
+        if self._large_blobs == "stage":
+            return self._staged()
+        return SpoolWriter(self._store, self._staged if self._large_blobs == "auto" else None)
+
+    def _staged(self) -> PartWriter:
         return PartWriter(self._store, self.publish_upload)
 
     def create(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> bool:

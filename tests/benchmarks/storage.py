@@ -1,12 +1,12 @@
 """What storage costs: a large layer to S3 beside what s3fs itself needs, and many small layers.
 
-    python tests/benchmarks/storage.py [--json] [--gib 2] [--runs 2] [--small 1000]
+    python tests/benchmarks/storage.py [--json] [--gib 2] [--runs 2] [--small 1000] [--server rclone]
 
-The S3 server is `rclone serve s3` over a folder of the temporary directory; each measurement runs in a
-process of its own, so that its peak memory is its own.  Needs the dependency groups `backends` and
-`servers`.  `put_file` of s3fs sends a file that lies on the disk under its final key.  `streamed` is
-what a build does: a stream of pieces whose digest is known only at its end.  `spooled` is the same
-with the option large_blobs="spool".
+The S3 server is `rclone serve s3` over a folder of the temporary directory, or that of moto.  Each measurement
+runs in a process of its own, so that its peak memory is its own, and against a server of its own.  Needs the
+dependency groups `backends` and `servers`.  `put_file` of s3fs sends a file that lies on the disk under its
+final key.  `streamed` is what a build does: a stream of pieces whose digest is known only at its end.  `staged`
+is the same with the option large_blobs="stage".
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -66,15 +67,15 @@ def write_blob(backend: Backend, path: Path) -> None:
     writer.commit(Digest("sha256", digest.hexdigest()))
 
 
-def spooled(port: int, bucket: str, path: Path) -> None:
-    """The same with large_blobs="spool": a file first, then one upload under the digest, and no copy."""
-    write_blob(open_backend(f"s3://{bucket}/spooled", large_blobs="spool", **options(port)), path)
+def staged(port: int, bucket: str, path: Path) -> None:
+    """The same with large_blobs="stage": parts are sent meanwhile, and the service copies the blob into its place."""
+    write_blob(open_backend(f"s3://{bucket}/staged", large_blobs="stage", **options(port)), path)
 
 
 LARGE: dict[str, Callable[[int, str, Path], None]] = {
     "put_file": put_file,
     "streamed": streamed,
-    "spooled": spooled,
+    "staged": staged,
 }
 
 
@@ -95,28 +96,42 @@ def child(name: str, port: int, bucket: str, path: Path) -> None:
     print(json.dumps({"seconds": round(seconds, 2), "peak_mib": round(peak, 1)}))
 
 
-def large(gib: float, runs: int, names: list[str], folder: Path) -> dict[str, Any]:
+def rclone(port: int, folder: Path) -> list[str]:
+    command = ["rclone", "serve", "s3", "--addr", f"{LOOPBACK}:{port}", "--auth-key", f"{KEY},{SECRET}"]
+    return [*command, "--vfs-cache-mode", "off", "--config", str(folder / "none"), str(folder / "server")]
+
+
+def moto(port: int, folder: Path) -> list[str]:
+    return ["moto_server", "-H", LOOPBACK, "-p", str(port)]
+
+
+SERVERS = {"rclone": rclone, "moto": moto}
+
+
+def large(gib: float, runs: int, names: list[str], folder: Path, server: str) -> dict[str, Any]:
     """Measure a layer of that size; the best of the runs counts for each way."""
-    program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or "rclone"
-    (folder / "server").mkdir()
     path = folder / "layer"
     with path.open("wb") as file:
         # layers are compressed: their bytes have no pattern
         for number in range(int(gib * 1024)):
             file.write(hashlib.shake_128(str(number).encode()).digest(PIECE))
-    port = free_port()
-    command = [program, "serve", "s3", "--addr", f"{LOOPBACK}:{port}", "--auth-key", f"{KEY},{SECRET}"]
-    command += ["--vfs-cache-mode", "off", "--config", str(folder / "none"), str(folder / "server")]
+        # or the disk is busy with it while the first way is measured
+        file.flush()
+        os.fsync(file.fileno())
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with serving(command, port, log=folder / "log"):
-        from s3fs import S3FileSystem
+    for number in range(runs):
+        for name in names:
+            port = free_port()
+            (folder / "server").mkdir()
+            command = SERVERS[server](port, folder)
+            command[0] = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
+            with serving(command, port, log=folder / f"log-{number}-{name}"):
+                from s3fs import S3FileSystem
 
-        for _ in range(runs):
-            for name in names:
                 bucket = f"bucket-{uuid.uuid4()}"
                 S3FileSystem(**options(port)).call_s3("create_bucket", Bucket=bucket)
                 results[name].append(measured(name, port, bucket, path))
-                shutil.rmtree(folder / "server" / bucket)
+            shutil.rmtree(folder / "server")
     best = {name: min(found, key=lambda one: one["seconds"]) for name, found in results.items()}
     size = path.stat().st_size
     return {
@@ -164,6 +179,7 @@ def main() -> None:
     parser.add_argument(
         "--ways", nargs="+", default=list(LARGE), choices=list(LARGE), help="how to send the large layer"
     )
+    parser.add_argument("--server", default="rclone", choices=list(SERVERS), help="what speaks S3")
     parser.add_argument("--folder", type=Path, help="where the server and the files are; a temporary one by default")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -177,7 +193,7 @@ def main() -> None:
         figures["small_memory"] = small(arguments.small, open_backend(f"memory://{uuid.uuid4()}"))
         figures["small_local"] = small(arguments.small, open_backend(folder / "local"))
         if arguments.gib:
-            figures["large_s3"] = large(arguments.gib, arguments.runs, arguments.ways, folder)
+            figures["large_s3"] = large(arguments.gib, arguments.runs, arguments.ways, folder, arguments.server)
     if arguments.json:
         print(json.dumps(figures, indent=2))
         return

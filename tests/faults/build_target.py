@@ -15,7 +15,7 @@ from nixery_core.model.image import ImageSpec
 from nixery_core.model.storepath import StorePath
 from nixery_core.sources import Pin
 from nixery_core.storage.backend import Backend
-from nixery_core.storage.part_writer import FIRST_PART
+from nixery_core.storage.part_upload import FIRST_PART
 from nixery_core.storage.plugins import open_backend
 from nixery_core.testing.memory_realiser import MemoryPackage, MemoryRealiser
 

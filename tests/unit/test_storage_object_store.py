@@ -2,26 +2,29 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
+from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError, StorageFull
 from nixery_core.events import StorageRetried, ignore_events
 from nixery_core.model.digest import Digest
-from nixery_core.storage import part_writer
+from nixery_core.storage import _spool, part_upload, part_writer, spool_writer
 from nixery_core.storage.backend import Backend, BackendRef, ObjectInfo
 from nixery_core.storage.capabilities import UnfinishedUpload
 from nixery_core.storage.keys import BLOBS, blob_key
 from nixery_core.storage.object_store import IMMUTABLE, MUTABLE, ObjectHeaders, Piece
 from nixery_core.storage.object_store_backend import BLOCK, ObjectStoreBackend
-from nixery_core.storage.part_writer import FIRST_PART, MOST_PARTS, part_size
+from nixery_core.storage.part_upload import FIRST_PART, MOST_PARTS, part_size
 from nixery_core.storage.retrying import Retrying
 from nixery_core.testing import BackendTests
 
@@ -153,7 +156,7 @@ def bucket() -> Bucket:
 @pytest.fixture
 def backend(bucket: Bucket) -> BucketBackend:
     """The backend over the bucket."""
-    return BucketBackend(BackendRef("bucket://test"), bucket)
+    return BucketBackend(BackendRef("bucket://test"), bucket, large_blobs="stage")
 
 
 def write(backend: Backend, data: bytes) -> str:
@@ -175,7 +178,9 @@ class TestAnyBucket(BackendTests):
     def backend(self, request) -> Backend:
         """Return a backend over a bucket that decides who creates, may turn out to, or does not."""
         bucket = Bucket(decides=request.param == "known", obeys=request.param != "does not")
-        backend = BucketBackend(BackendRef("bucket://test"), bucket, spool=request.param == "spools")
+        backend = BucketBackend(
+            BackendRef("bucket://test"), bucket, large_blobs="spool" if request.param == "spools" else "stage"
+        )
         assert backend.creates_atomically() is (request.param != "does not")
         return backend
 
@@ -224,9 +229,10 @@ class TestParts:
 
     def test_parts_grow(self, bucket: Bucket, backend: BucketBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         """The parts that are sent have the sizes of the plan, and the blob is whole."""
-        monkeypatch.setattr(part_writer, "FIRST_PART", 1 << 20)
-        monkeypatch.setattr(part_writer, "EQUAL_PARTS", 2)
-        monkeypatch.setattr(part_writer, "_STEP_PARTS", 1)
+        for module in (part_upload, part_writer):
+            monkeypatch.setattr(module, "FIRST_PART", 1 << 20)
+        monkeypatch.setattr(part_upload, "EQUAL_PARTS", 2)
+        monkeypatch.setattr(part_upload, "_STEP_PARTS", 1)
         data = os.urandom(5_000_000)
         complete, seen = bucket.complete_upload, []
         monkeypatch.setattr(
@@ -242,7 +248,7 @@ class TestParts:
 
     def test_too_large(self, bucket: Bucket, backend: BucketBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A blob of more parts than a bucket takes is an error, and nothing is left of it."""
-        monkeypatch.setattr(part_writer, "MOST_PARTS", 2)
+        monkeypatch.setattr(part_upload, "MOST_PARTS", 2)
         with pytest.raises(StorageError, match="too large"):
             write(backend, bytes(3 * FIRST_PART))
         assert (bucket.objects, bucket.uploads) == ({}, {})
@@ -333,11 +339,39 @@ class TestFailures:
         assert [info.key for info in backend.list(BLOBS)] == [blob_key(Digest.of(data))]
 
 
+class Disk:
+    """The disk of the folder for temporary files."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free = 1 << 40
+        """Bytes that can be written."""
+        self.told: int | None = None
+        """What the disk says is free, if that is not true."""
+        self.kind = "ext4"
+        self._write = os.write
+        monkeypatch.setattr(_spool, "write_all", self._write_all)
+        monkeypatch.setattr(_spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=self.told or self.free))
+        monkeypatch.setattr(_spool, "_in_memory", lambda _: self.kind == "tmpfs")
+
+    def _write_all(self, fd: int, data: memoryview) -> None:
+        taken = data[: self.free]
+        self._write(fd, taken)
+        self.free -= len(taken)
+        if len(taken) < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """A disk with room, until a test says otherwise."""
+    return Disk(monkeypatch)
+
+
 class TestSpool:
     @pytest.fixture
     def backend(self, bucket: Bucket) -> BucketBackend:
         """A backend that keeps large blobs on this machine until their digest is known."""
-        return BucketBackend(BackendRef("bucket://test"), bucket, spool=True)
+        return BucketBackend(BackendRef("bucket://test"), bucket, large_blobs="spool")
 
     def test_large_blob_is_sent_once(self, bucket: Bucket, backend: BucketBackend) -> None:
         """Nothing is sent before the digest is known, and nothing is copied."""
@@ -345,7 +379,7 @@ class TestSpool:
         writer.write(bytes(LARGE))
         assert bucket.requests == []
         writer.commit(Digest.of(bytes(LARGE)))
-        assert sorted(bucket.requests) == ["complete", "part", "part", "part", "start"]
+        assert sorted(bucket.requests) == ["complete", "part", "part", "part", "start", "stat"]
         assert bucket.headers[blob_key(Digest.of(bytes(LARGE)))].cache_control == IMMUTABLE
 
     @pytest.mark.parametrize("request_", ["start", "part", "complete", "put"])
@@ -355,6 +389,131 @@ class TestSpool:
         with pytest.raises(StorageError, match="broken"):
             write(backend, bytes(5 if request_ == "put" else LARGE))
         assert (bucket.objects, bucket.uploads) == ({}, {})
+
+    def test_size_is_checked(self, bucket: Bucket, backend: BucketBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What did not arrive whole does not stay."""
+        complete = bucket.complete_upload
+        monkeypatch.setattr(bucket, "complete_upload", lambda upload, parts, size: complete(upload, parts[1:], size))
+        with pytest.raises(StorageError, match=f"{LARGE} bytes were sent"):
+            write(backend, bytes(LARGE))
+        assert bucket.objects == {}
+
+    def test_full_disk(self, backend: BucketBackend, bucket: Bucket, disk: Disk) -> None:
+        """Who asked for the file is told that the disk is full, and nothing was sent."""
+        disk.free = 20 << 20
+        with pytest.raises(StorageFull, match=r"a large blob in .*No space left"):
+            write(backend, bytes(LARGE * 2))
+        assert bucket.requests == []
+
+
+class TestAuto:
+    STAGED = ("start", "part", "part", "part", "complete", "stat", "copy", "delete")
+    SENT_ONCE = ("start", "part", "part", "part", "complete", "stat")
+
+    @pytest.fixture
+    def backend(self, bucket: Bucket) -> BucketBackend:
+        """A backend that decides by itself."""
+        return BucketBackend(BackendRef("bucket://test"), bucket)
+
+    @staticmethod
+    def order(bucket: Bucket) -> list[str]:
+        """Return the requests; parts are sent side by side, and may arrive before their upload is noted."""
+        return sorted(bucket.requests)
+
+    def test_with_room(self, bucket: Bucket, backend: BucketBackend, disk: Disk) -> None:
+        """A large blob is sent once, under its digest; what is written before is not sent."""
+        data = os.urandom(LARGE)
+        assert backend.get(write(backend, data)) == data
+        assert self.order(bucket) == sorted((*self.SENT_ONCE, "get"))
+
+    def test_small_blob(self, bucket: Bucket, backend: BucketBackend, disk: Disk) -> None:
+        """What fits into one request needs no disk at all."""
+        disk.free = 0
+        write(backend, bytes(FIRST_PART))
+        assert bucket.requests == ["put"]
+
+    @pytest.mark.parametrize("why", ["nearly full", "in memory", "no folder"])
+    def test_no_room(
+        self, bucket: Bucket, backend: BucketBackend, disk: Disk, monkeypatch: pytest.MonkeyPatch, why: str
+    ) -> None:
+        """Where nothing may be spooled, a large blob goes through staging while it is written."""
+        if why == "nearly full":
+            disk.free = _spool.KEPT_FREE - 1
+        elif why == "in memory":
+            disk.kind = "tmpfs"
+        else:
+            monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
+        data = os.urandom(LARGE)
+        assert backend.get(write(backend, data)) == data
+        assert self.order(bucket) == sorted((*self.STAGED, "get"))
+
+    @pytest.mark.parametrize("told", [None, 1 << 40], ids=["seen coming", "surprise"])
+    def test_disk_that_fills(
+        self, bucket: Bucket, backend: BucketBackend, disk: Disk, monkeypatch: pytest.MonkeyPatch, told: int | None
+    ) -> None:
+        """A blob for which the disk is too small moves to staging, whole, and gives the room back."""
+        monkeypatch.setattr(spool_writer, "LOOK_EVERY", 1 << 20)
+        monkeypatch.setattr(_spool, "KEPT_FREE", 1 << 20)
+        disk.free, disk.told = (12 << 20) + 7, told
+        data, closed = os.urandom(LARGE), []
+        close = _spool.Spool.close
+        monkeypatch.setattr(_spool.Spool, "close", lambda spool: (closed.append(spool), close(spool)))
+        assert backend.get(write(backend, data)) == data
+        assert self.order(bucket) == sorted((*self.STAGED, "get"))
+        assert len(closed) == 1
+
+    @pytest.mark.parametrize("request_", ["start", "part", "complete", "stat", "copy"])
+    def test_nothing_is_left(self, bucket: Bucket, backend: BucketBackend, disk: Disk, request_: str) -> None:
+        """Whatever request fails on the second way, the error is told and nothing stays."""
+        disk.free = 12 << 20
+        bucket.failing[request_] = StorageError("broken")
+        with pytest.raises(StorageError, match="broken"):
+            write(backend, bytes(LARGE))
+        bucket.failing.clear()
+        assert (bucket.objects, bucket.uploads) == ({}, {})
+
+    def test_cancelled(self, bucket: Bucket, backend: BucketBackend, disk: Disk) -> None:
+        """A blob that is given up leaves nothing, wherever it was, and takes no more."""
+        for free in (12 << 20, 1 << 40):
+            disk.free = free
+            writer = backend.open_blob()
+            writer.write(bytes(LARGE))
+            writer.cancel()
+            with pytest.raises(StorageError, match="cancelled"):
+                writer.write(b"x")
+        assert (bucket.objects, bucket.uploads) == ({}, {})
+
+    def test_disk_that_is_broken(
+        self, bucket: Bucket, backend: BucketBackend, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An error of the disk that is not for want of room is told, and nothing was sent."""
+
+        def fail(fd: int, data: memoryview) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(_spool, "write_all", fail)
+        with pytest.raises(StorageError, match="Input/output error"):
+            write(backend, bytes(LARGE))
+        assert bucket.requests == []
+
+
+class TestRoom:
+    def test_memory_is_no_room(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A folder for temporary files that is memory is told from one on a disk, by the machine's own mounts."""
+        monkeypatch.setattr(_spool, "KEPT_FREE", 0)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        kinds = {fields[1]: fields[2] for fields in map(str.split, Path("/proc/self/mounts").read_text().splitlines())}
+        in_memory = [folder for folder in ("/dev/shm", "/run", "/tmp") if kinds.get(folder) == "tmpfs"]
+        for folder in in_memory:
+            monkeypatch.setattr(tempfile, "tempdir", folder)
+            assert not _spool.has_room()
+        assert in_memory or _spool.has_room()
+
+    def test_full_disk_is_no_room(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk is left to others before it is full."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(_spool, "KEPT_FREE", 1 << 60)
+        assert not _spool.has_room()
 
 
 class TestConditions:

@@ -120,7 +120,7 @@ class TestBadInput:
             ({"retries": "many"}, "retries is a number"),
             ({"retries": True}, "retries is a number"),
             ({"retries": 0}, "at least once"),
-            ({"large_blobs": "memory"}, "'stage' or 'spool'"),
+            ({"large_blobs": "memory"}, "'auto' or 'stage' or 'spool'"),
             ({"key": "a", "username": "b"}, "not both"),
         ],
     )

@@ -38,8 +38,8 @@ def fetch(url: str, method: str = "GET", headers: dict[str, str] | None = None) 
 
 @pytest.fixture
 def backend(server) -> S3Backend:
-    """An empty storage under a prefix."""
-    return open_backend(f"s3://{server.new_bucket()}/prefix", **server.options)
+    """An empty storage under a prefix; large blobs go through staging."""
+    return open_backend(f"s3://{server.new_bucket()}/prefix", **server.options, large_blobs="stage")
 
 
 def put(backend: S3Backend, data: bytes) -> str:
@@ -128,7 +128,7 @@ class TestSignedUrls:
 class TestCopies:
     def test_copy_in_parts(self, moto, monkeypatch: pytest.MonkeyPatch) -> None:
         """An object that is too large for one copy is copied in parts, many at once, with its headers."""
-        backend = open_backend(f"s3://{moto.new_bucket()}/prefix", **moto.options)
+        backend = open_backend(f"s3://{moto.new_bucket()}/prefix", **moto.options, large_blobs="stage")
         monkeypatch.setattr(store_module, "COPY_LIMIT", 10 << 20)
         monkeypatch.setattr(store_module, "COPY_PART", 5 << 20)
         data = os.urandom(22 << 20)
@@ -139,7 +139,7 @@ class TestCopies:
 
     def test_server_that_cannot_copy_parts(self, rclone, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server that takes a copied part for an empty one is found out, and asked for one copy."""
-        backend = open_backend(f"s3://{rclone.new_bucket()}/prefix", **rclone.options)
+        backend = open_backend(f"s3://{rclone.new_bucket()}/prefix", **rclone.options, large_blobs="stage")
         monkeypatch.setattr(store_module, "COPY_LIMIT", 10 << 20)
         monkeypatch.setattr(store_module, "COPY_PART", 5 << 20)
         data = os.urandom(22 << 20)
@@ -161,8 +161,8 @@ class TestCopies:
 
 class TestSpool:
     def test_large_blob_is_uploaded_once(self, server) -> None:
-        """Where the server copies slowly, a large blob waits on this machine and is uploaded under its digest."""
-        backend = open_backend(f"s3://{server.new_bucket()}/prefix", **server.options, large_blobs="spool")
+        """Where this machine has room, a large blob waits there and is uploaded under its digest."""
+        backend = open_backend(f"s3://{server.new_bucket()}/prefix", **server.options)
         data = os.urandom(LARGE)
         writer = backend.open_blob()
         writer.write(data)

@@ -47,7 +47,9 @@ def open_backend(url: str, **options: Any) -> ObjectStoreBackend:
     own = {name: value for name, value in options.items() if name not in _OURS}
     # a cached listing says that a new object does not exist
     place = Place(url=redact(url), bucket=bucket, prefix=prefix, options={**own, "use_listings_cache": False})
-    return ObjectStoreBackend(BackendRef(url, options), GcsStore(place, Retrying(attempts=retries)))
+    store = GcsStore(place, Retrying(attempts=retries))
+    # a copy inside the service moves no bytes, and a session takes one part after the other: the sooner, the better
+    return ObjectStoreBackend(BackendRef(url, options), store, large_blobs="stage")
 
 
 def _parse(url: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from nixery_core.errors import InvalidConfig, InvalidKey, nearest
 from nixery_core.storage.backend import BackendRef
 from nixery_core.storage.capabilities import UnfinishedUpload
 from nixery_core.storage.keys import check_prefix
-from nixery_core.storage.object_store_backend import ObjectStoreBackend
+from nixery_core.storage.object_store_backend import LARGE_BLOBS, ObjectStoreBackend
 from nixery_core.storage.retrying import Retrying
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -70,9 +70,10 @@ def open_backend(url: str, **options: Any) -> S3Backend:
             ``public_endpoint_url``
                 Where clients reach the server, for signed URLs; ``endpoint_url`` by default.
             ``large_blobs``
-                ``"stage"``, the default, uploads large blobs while they are written, and lets the
-                service copy them; ``"spool"`` keeps them in a temporary file first, and uploads them
-                once: for servers that copy slowly.
+                What is larger than 8 MiB: ``"spool"`` keeps it in a temporary file until its digest is
+                known, and uploads it once; ``"stage"`` uploads it while it is written, and lets the
+                service copy it into its place; ``"auto"``, the default, does the first where this
+                machine has the room on a disk, else the second.
 
     Raises:
         InvalidConfig: For a malformed URL or an unknown option.
@@ -82,9 +83,9 @@ def open_backend(url: str, **options: Any) -> S3Backend:
     retries = options.get("retries", Retrying().attempts)
     if not isinstance(retries, int) or isinstance(retries, bool):
         raise InvalidConfig(f"retries is a number, not {retries!r}")
-    large_blobs = options.get("large_blobs", "stage")
-    if large_blobs not in ("stage", "spool"):
-        raise InvalidConfig(f"large_blobs is 'stage' or 'spool', not {large_blobs!r}")
+    large_blobs = options.get("large_blobs", "auto")
+    if large_blobs not in LARGE_BLOBS:
+        raise InvalidConfig(f"large_blobs is {' or '.join(map(repr, LARGE_BLOBS))}, not {large_blobs!r}")
     place = Place(
         url=redact(url),
         bucket=bucket,
@@ -92,7 +93,7 @@ def open_backend(url: str, **options: Any) -> S3Backend:
         options=_s3fs_options(options),
         public_endpoint_url=options.get("public_endpoint_url"),
     )
-    return S3Backend(BackendRef(url, options), S3Store(place, Retrying(attempts=retries)), spool=large_blobs == "spool")
+    return S3Backend(BackendRef(url, options), S3Store(place, Retrying(attempts=retries)), large_blobs=large_blobs)
 
 
 def _parse(url: str) -> tuple[str, str]:
