@@ -134,7 +134,7 @@ def refusal_of(error: NixeryError) -> Refusal:
     r"""Return what a client is told of an error of the library.
 
     >>> refusal_of(RevisionNotFound("there is no branch 'mian'", hint="did you mean main?")).body()
-    b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"there is no branch \'mian\' (did you mean main?)"}]}'
+    b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"there is no such tag (did you mean main?)"}]}'
     """
     match error:
         case PackageError():
@@ -145,7 +145,10 @@ def refusal_of(error: NixeryError) -> Refusal:
             return _not_built(error, "timeout", seconds=error.seconds, log=list(error.log_tail))
         case EvaluationError():
             return _not_built(error, "evaluation-failed", log=list(error.trace))
-        case RevisionNotFound() | InvalidTag() | ObjectNotFound():
+        case RevisionNotFound() | InvalidTag():
+            # the message names the folder or the repository of the operator; the hint is for the reader
+            return manifest_unknown("there is no such tag" + (f" ({error.hint})" if error.hint else ""))
+        case ObjectNotFound():
             return manifest_unknown(error)
         case InputError():
             # the grammar was checked before: it is the words that mean nothing
@@ -179,7 +182,8 @@ def _package_error(error: PackageError) -> Refusal:
     if ProblemKind.FAILED in kinds:
         return Refusal(422, "MANIFEST_INVALID", str(error), detail)
     if kinds and kinds <= _FORBIDDEN:
-        return Refusal(403, "DENIED", str(error), detail)
+        # how they would be allowed is the operator's business, and the hint says that
+        return Refusal(403, "DENIED", error.message, detail)
     return Refusal(404, "MANIFEST_UNKNOWN", str(error), detail)
 
 

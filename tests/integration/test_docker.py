@@ -147,7 +147,7 @@ class TestRealImages:
         ("name", "said", "said_by_containerd"),
         [
             ("helo", r"manifest unknown: helo: not found; did you mean hello\?", "helo:latest: not found"),
-            ("hello:v1", "manifest unknown: .* has no tags, so not 'v1'", "hello:v1: not found"),
+            ("hello:v1", r"manifest unknown: there is no such tag \(use the tag latest\)", "hello:v1: not found"),
             ("unfree", "denied: unfree: unfree", ": unfree: unfree|403 Forbidden"),
             ("fails", "builder for .*fails-1.0.drv' failed with exit code 3", "422 Unprocessable Entity"),
         ],

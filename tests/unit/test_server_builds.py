@@ -13,6 +13,7 @@ from nixery_core.errors import (
     Cancelled,
     EvaluationError,
     InvalidConfig,
+    InvalidTag,
     NixBuildError,
     NixNotFound,
     NixTimeout,
@@ -248,7 +249,6 @@ class TestFailures:
             (NixBuildError("it fails", derivation="/nix/store/x.drv", log_tail=("a", "b")), 422, "MANIFEST_INVALID"),
             (NixTimeout("too slow", seconds=9, log_tail=("still compiling",)), 422, "MANIFEST_INVALID"),
             (EvaluationError("bad set", trace=("line 1",)), 422, "MANIFEST_INVALID"),
-            (RevisionNotFound("no branch", hint="did you mean main?"), 404, "MANIFEST_UNKNOWN"),
             (SourceError("no network to 10.1.2.3"), 503, "UNAVAILABLE"),
             (NixNotFound("no nix in /opt"), 503, "UNAVAILABLE"),
         ],
@@ -264,6 +264,32 @@ class TestFailures:
             assert failure.message in error["message"]
         else:
             assert failure.message not in response.body.decode()
+
+    @pytest.mark.parametrize("error", [RevisionNotFound, InvalidTag])
+    def test_a_tag_that_is_not_there(self, backend, error):
+        """Who asks for one reads which there is, and not where the operator keeps the packages."""
+        builder, _ = gated(
+            backend, failure=error("/srv/packages has no 'mian'", hint="did you mean main?"), open_gate=True
+        )
+        with AsgiClient(registry_app(builder)) as client:
+            response = client.get("/v2/git/manifests/latest")
+        (refused,) = response.json()["errors"]
+        assert (response.status, refused["code"]) == (404, "MANIFEST_UNKNOWN")
+        assert refused["message"] == "there is no such tag (did you mean main?)"
+        assert "/srv" not in response.body.decode()
+
+    def test_how_to_allow_a_package_is_not_told_to_strangers(self, backend):
+        """The hint of a package that is forbidden is for who sets the registry up; its name and reason are for all."""
+        failure = PackageError(
+            "git: unfree",
+            problems=(PackageProblem("git", ProblemKind.UNFREE),),
+            hint="import_args={'config': {'allowUnfree': True}}",
+        )
+        builder, _ = gated(backend, failure=failure, open_gate=True)
+        with AsgiClient(registry_app(builder)) as client:
+            body = client.get("/v2/git/manifests/latest").body.decode()
+        assert "import_args" not in body
+        assert "git" in body
 
     def test_near_names_are_in_the_message(self, backend):
         """Who mistypes a package reads what was meant, in what docker prints."""
