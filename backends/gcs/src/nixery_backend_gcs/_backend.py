@@ -13,9 +13,9 @@ from gcsfs.core import GCSFileSystem
 
 from nixery_backend_gcs._store import GcsStore, Place
 from nixery_core._redact import redact
-from nixery_core.errors import InvalidConfig, InvalidKey, nearest
+from nixery_core.errors import InvalidConfig
 from nixery_core.storage.backend import BackendRef
-from nixery_core.storage.keys import check_prefix
+from nixery_core.storage.bucket_tools import bucket_and_prefix, check_option_names
 from nixery_core.storage.object_store_backend import ObjectStoreBackend
 from nixery_core.storage.retrying import Retrying
 
@@ -53,27 +53,12 @@ def open_backend(url: str, **options: Any) -> ObjectStoreBackend:
 
 
 def _parse(url: str) -> tuple[str, str]:
-    bucket, _, path = url.partition("://")[2].partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidConfig(
-            f"{redact(url)!r} names no bucket: {redact('gs://' + bucket)[5:]!r}",
-            hint="write gs://bucket/prefix; pass token= and endpoint_url= beside it",
-        )
-    prefix = f"{path.rstrip('/')}/" if path.rstrip("/") else ""
-    try:
-        check_prefix(prefix)
-    except InvalidKey as error:
-        raise InvalidConfig(f"{redact(url)!r} has a prefix that cannot be one: {error.message}") from error
-    return bucket, prefix
+    return bucket_and_prefix(url, _BUCKET, hint="write gs://bucket/prefix; pass token= and endpoint_url= beside it")
 
 
 def _check_options(url: str, options: Mapping[str, Any]) -> None:
     known = {*_OURS, *inspect.signature(GCSFileSystem.__init__).parameters} - _NOT_OPTIONS
-    for name in options:
-        if name not in known:
-            near = nearest(name, sorted(known))
-            hint = f"did you mean {' or '.join(near)}?" if near else "see the options of gcsfs.GCSFileSystem"
-            raise InvalidConfig(f"{redact(url)} does not take the option {name}", hint=hint)
+    check_option_names(url, options, known, see="the options of gcsfs.GCSFileSystem")
     token = options.get("token")
     # gcsfs takes the name of a file that is not there for an access token
     if isinstance(token, str) and token.endswith(".json") and not Path(token).expanduser().is_file():

@@ -7,6 +7,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -16,9 +17,10 @@ from google.auth.credentials import Signing
 
 from nixery_backend_gcs import _errors
 from nixery_backend_gcs._connection import Answer, Connection
-from nixery_core.errors import NixeryError, ObjectNotFound, StorageError
+from nixery_core.errors import ObjectNotFound, StorageError
 from nixery_core.events import EventCallback
 from nixery_core.storage.backend import ObjectInfo
+from nixery_core.storage.bucket_tools import only_our_errors
 from nixery_core.storage.capabilities import UnfinishedUpload
 from nixery_core.storage.object_store import ObjectHeaders, Piece
 from nixery_core.storage.retrying import Retrying
@@ -338,25 +340,11 @@ class GcsStore:
         # a server that was there may be starting again; an address that never answered is a typing error
         return _errors.is_transient(error) or (self._connection.reached and _errors.is_unreachable(error))
 
-    def _mapped(self, key: str) -> _Mapped:
-        return _Mapped(self._place, key)
-
-
-@attrs.frozen
-class _Mapped:
-    """Turns whatever the library raises into StorageErrors that name the key and the place."""
-
-    place: Place
-    key: str
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # whoever follows the requests may end the build with an error of ours
-        if isinstance(error, Exception) and not isinstance(error, NixeryError):
-            raise _errors.mapped(
-                error, key=self.key, url=self.place.url, bucket=self.place.bucket, secrets=self.place.secrets()
-            ) from error
+    def _mapped(self, key: str) -> AbstractContextManager[None]:
+        place = self._place
+        return only_our_errors(
+            lambda error: _errors.mapped(error, key=key, url=place.url, bucket=place.bucket, secrets=place.secrets())
+        )
 
 
 def _received(answer: Answer, end: int) -> int:

@@ -13,10 +13,10 @@ from s3fs import S3FileSystem
 from nixery_backend_s3._connection import Place
 from nixery_backend_s3._store import S3Store
 from nixery_core._redact import redact
-from nixery_core.errors import InvalidConfig, InvalidKey, nearest
+from nixery_core.errors import InvalidConfig
 from nixery_core.storage.backend import BackendRef
+from nixery_core.storage.bucket_tools import bucket_and_prefix, check_option_names
 from nixery_core.storage.capabilities import UnfinishedUpload
-from nixery_core.storage.keys import check_prefix
 from nixery_core.storage.object_store_backend import LARGE_BLOBS, ObjectStoreBackend
 from nixery_core.storage.retrying import Retrying
 
@@ -97,21 +97,13 @@ def open_backend(url: str, **options: Any) -> S3Backend:
 
 
 def _parse(url: str) -> tuple[str, str]:
-    address = url.partition("://")[2]
-    bucket, _, path = address.partition("/")
+    bucket = url.partition("://")[2].partition("/")[0]
     if "@" in bucket or ":" in bucket:
         raise InvalidConfig(
             f"{redact(url)!r} is not s3://bucket/prefix: credentials and servers have no place in it",
             hint="pass key=, secret= and endpoint_url=, or set AWS_PROFILE",
         )
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidConfig(f"{redact(url)!r} names no bucket: {bucket!r}", hint="write s3://bucket/prefix")
-    prefix = f"{path.rstrip('/')}/" if path.rstrip("/") else ""
-    try:
-        check_prefix(prefix)
-    except InvalidKey as error:
-        raise InvalidConfig(f"{redact(url)!r} has a prefix that cannot be one: {error.message}") from error
-    return bucket, prefix
+    return bucket_and_prefix(url, _BUCKET, hint="write s3://bucket/prefix")
 
 
 def _check_options(url: str, options: Mapping[str, Any]) -> None:
@@ -120,11 +112,7 @@ def _check_options(url: str, options: Mapping[str, Any]) -> None:
         *inspect.signature(S3FileSystem.__init__).parameters,
         *inspect.signature(AioSession.__init__).parameters,
     } - _NOT_OPTIONS
-    for name in options:
-        if name not in known:
-            near = nearest(name, sorted(known))
-            hint = f"did you mean {' or '.join(near)}?" if near else "see the options of s3fs.S3FileSystem"
-            raise InvalidConfig(f"{redact(url)} does not take the option {name}", hint=hint)
+    check_option_names(url, options, known, see="the options of s3fs.S3FileSystem")
     for pair in ({"key", "username"}, {"secret", "password"}):
         if all(options.get(name) for name in pair):
             raise InvalidConfig(f"{redact(url)} takes {' or '.join(sorted(pair))}, not both")

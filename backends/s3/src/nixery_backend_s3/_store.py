@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -12,9 +12,10 @@ import attrs
 
 from nixery_backend_s3 import _errors
 from nixery_backend_s3._connection import Connection, Place
-from nixery_core.errors import NixeryError, StorageError
+from nixery_core.errors import StorageError
 from nixery_core.events import EventCallback
 from nixery_core.storage.backend import ObjectInfo
+from nixery_core.storage.bucket_tools import only_our_errors
 from nixery_core.storage.capabilities import UnfinishedUpload
 from nixery_core.storage.object_store import ObjectHeaders, Piece
 from nixery_core.storage.retrying import Retrying
@@ -356,25 +357,11 @@ class S3Store:
         # a server that was there may be starting again; an address that never answered is a typing error
         return _errors.is_transient(error) or (self._connection.reached and _errors.is_unreachable(error))
 
-    def _mapped(self, key: str) -> _Mapped:
-        return _Mapped(self._place, key)
-
-
-@attrs.frozen
-class _Mapped:
-    """Turns whatever the library raises into StorageErrors that name the key and the place."""
-
-    place: Place
-    key: str
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # whoever follows the requests may end the build with an error of ours
-        if isinstance(error, Exception) and not isinstance(error, NixeryError):
-            raise _errors.mapped(
-                error, key=self.key, url=self.place.url, bucket=self.place.bucket, secrets=self.place.secrets()
-            ) from error
+    def _mapped(self, key: str) -> AbstractContextManager[None]:
+        place = self._place
+        return only_our_errors(
+            lambda error: _errors.mapped(error, key=key, url=place.url, bucket=place.bucket, secrets=place.secrets())
+        )
 
 
 def _headers(headers: ObjectHeaders) -> dict[str, str]:
