@@ -34,6 +34,8 @@
     │   ├── StorageFull             no space or quota left
     │   └── DigestMismatch          bytes do not hash to what was promised
     ├── WorkerError                 an executor that was passed in did not do its work
+    ├── QueueFull                   a registry has so much to build or to plan that it takes no more
+    ├── ClientGone                  the client of a registry left before it was answered
     └── Cancelled                   the caller cancelled the build
 
 Every error pickles, so it survives a process pool; ``str()`` is one line for logs and
@@ -309,6 +311,14 @@ class DigestMismatch(StorageError):
 
 class WorkerError(NixeryError):
     """An executor did not do its work: a worker died, or could not take or give back a job."""
+
+
+class QueueFull(NixeryError):
+    """A registry has so much to build or to plan that it takes no more; nothing was begun."""
+
+
+class ClientGone(NixeryError):
+    """The client of a registry has closed its connection: there is nobody to answer."""
 
 
 class Cancelled(NixeryError):

@@ -20,7 +20,7 @@ import attrs
 from nixery_core._fields import hash_fields
 from nixery_core.builder import ImageBuilder
 from nixery_core.cancellation import Cancellation
-from nixery_core.errors import Cancelled, InvalidConfig, NixeryError, PackageError
+from nixery_core.errors import Cancelled, InvalidConfig, PackageError, QueueFull
 from nixery_core.events import BuildEvent
 from nixery_core.image import Image
 from nixery_core.model.image import ImageSpec
@@ -86,10 +86,6 @@ asks.  It has to be quick.
 
 def ignore_builds(build: Build, event: BuildEvent | None) -> None:
     """Do nothing: the default observer."""
-
-
-class QueueFull(NixeryError):
-    """So many builds wait already that no other one is taken."""
 
 
 class Builds:

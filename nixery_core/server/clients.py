@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from nixery_core.errors import NixeryError
+from nixery_core.errors import ClientGone, QueueFull
 from nixery_core.image import Image
 from nixery_core.model.image import ImageSpec
-from nixery_core.server.builds import Build, Builds, QueueFull
+from nixery_core.server.builds import Build, Builds
 from nixery_core.server.refusals import come_again
 from nixery_core.server.replies import Receive
 from nixery_core.sources import Pin
-
-
-class ClientGone(NixeryError):
-    """The client has closed its connection: there is nobody to answer."""
 
 
 class Client:

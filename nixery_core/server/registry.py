@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import logging
 
-from nixery_core.errors import NixeryError
+from nixery_core.errors import ClientGone, NixeryError
 from nixery_core.server.access import Authorise, check_access
-from nixery_core.server.clients import ClientGone
 from nixery_core.server.listing import Listing
 from nixery_core.server.pull import Pull
 from nixery_core.server.refusals import Refusal, internal_error, method_not_allowed, refusal_of, upload_unknown

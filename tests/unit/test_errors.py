@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import pkgutil
 import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +28,10 @@ def every_class(root: type[NixeryError] = NixeryError) -> Iterator[type[NixeryEr
         yield from every_class(child)
 
 
+# all of the library, whichever of it other tests have imported by now
+for module in pkgutil.walk_packages(nixery_core.__path__, "nixery_core."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 # subclasses that tests elsewhere define are not the library's
 CLASSES = [cls for cls in every_class() if cls.__module__.partition(".")[0] == "nixery_core"]
 

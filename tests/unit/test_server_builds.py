@@ -20,6 +20,7 @@ from nixery_core.errors import (
     PackageError,
     PackageProblem,
     ProblemKind,
+    QueueFull,
     RevisionNotFound,
     SourceError,
 )
@@ -27,7 +28,7 @@ from nixery_core.model.image import ImageSpec
 from nixery_core.model.oci import INDEX, MANIFEST
 from nixery_core.model.platform import AMD64, ARM64
 from nixery_core.server import BuildState, registry_app
-from nixery_core.server.builds import Builds, QueueFull
+from nixery_core.server.builds import Builds
 from nixery_core.server.documents import DOCKER_LIST, DOCKER_MANIFEST
 from nixery_core.server.leases import Leases
 from nixery_core.storage.layout import read_ref

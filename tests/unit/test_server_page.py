@@ -10,9 +10,8 @@ import attrs
 import pytest
 
 from nixery_core import events
-from nixery_core.errors import Cancelled, NixBuildError, SourceError, StorageError
+from nixery_core.errors import Cancelled, NixBuildError, QueueFull, SourceError, StorageError
 from nixery_core.server import registry_app
-from nixery_core.server.builds import QueueFull
 from nixery_core.server.page import Page, SortedNames
 from nixery_core.server.page.composition import read_composition
 from nixery_core.server.page.plans import Plans

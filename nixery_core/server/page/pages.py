@@ -12,13 +12,13 @@ import attrs
 from starlette.routing import BaseRoute
 
 from nixery_core.builder import ImageBuilder
-from nixery_core.errors import InputError, NixeryError
+from nixery_core.errors import InputError, NixeryError, QueueFull
 from nixery_core.events import BuildEvent
 from nixery_core.model.image import ImageSpec
 from nixery_core.model.names import META_PACKAGES
 from nixery_core.model.oci import canonical_json
 from nixery_core.model.platform import Platform
-from nixery_core.server.builds import Build, Builds, QueueFull
+from nixery_core.server.builds import Build, Builds
 from nixery_core.server.endpoints import route
 from nixery_core.server.page.composition import PLATFORM_WORDS, Composition, read_composition
 from nixery_core.server.page.html import form_of, query_of, see_other, send_json, send_page, send_static

@@ -17,10 +17,9 @@ import attrs
 
 from nixery_core.builder import ImageBuilder
 from nixery_core.cancellation import Cancellation
-from nixery_core.errors import InvalidConfig
+from nixery_core.errors import InvalidConfig, QueueFull
 from nixery_core.image import ImagePlan
 from nixery_core.model.image import ImageSpec
-from nixery_core.server.builds import QueueFull
 from nixery_core.server.page.progress import Progress
 
 _log = logging.getLogger(__name__)
