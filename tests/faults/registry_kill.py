@@ -26,7 +26,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -109,8 +109,12 @@ def run(store: str, options: dict[str, object], *, images: int, kills: int, seed
     replicas = [Replica(store, options, images, outcome) for _ in range(2)]
     try:
         with ThreadPoolExecutor(8) as pool:
-            pulls = [pool.submit(pull, [r.port for r in replicas], f"p{number}", outcome) for number in range(images)]
-            while any(not one.done() for one in pulls):
+            pulls: list[Future[None]] = []
+            while outcome.kills < kills or any(not one.done() for one in pulls):
+                if all(one.done() for one in pulls):
+                    # all of them, again where the images were quicker than the kills
+                    ports = [replica.port for replica in replicas]
+                    pulls += [pool.submit(pull, ports, f"p{number}", outcome) for number in range(images)]
                 time.sleep(chance.uniform(0.2, 1.0))
                 if outcome.kills < kills:
                     chance.choice(replicas).kill()
