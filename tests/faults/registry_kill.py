@@ -83,6 +83,12 @@ class Replica:
         self.end()
         self._start()
 
+    def serves(self) -> bool:
+        """Return whether it answers: one that is still starting has nothing to lose."""
+        with contextlib.suppress(*_BROKEN):
+            return fetch(self.port, "/v2/") is not None
+        return False
+
     def end(self) -> None:
         """Take it away."""
         self._process.send_signal(signal.SIGKILL)
@@ -115,9 +121,10 @@ def run(store: str, options: dict[str, object], *, images: int, kills: int, seed
                     # all of them, again where the images were quicker than the kills
                     ports = [replica.port for replica in replicas]
                     pulls += [pool.submit(pull, ports, f"p{number}", outcome) for number in range(images)]
-                time.sleep(chance.uniform(0.2, 1.0))
-                if outcome.kills < kills:
-                    chance.choice(replicas).kill()
+                victim = chance.choice(replicas)
+                time.sleep(chance.uniform(0.05, 0.6))
+                if outcome.kills < kills and victim.serves():
+                    victim.kill()
                     outcome.kills += 1
             for one in pulls:
                 one.result()

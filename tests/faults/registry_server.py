@@ -37,6 +37,11 @@ class Slow(MemoryRealiser):
         time.sleep(random.uniform(0.05, 0.4))
         return super().evaluate(*arguments, **named)
 
+    def realise(self, *arguments, **named):  # type: ignore[no-untyped-def]
+        """Wait once more, in the middle of the build, then give the closure."""
+        time.sleep(random.uniform(0.1, 0.6))
+        return super().realise(*arguments, **named)
+
 
 def main() -> None:
     """Serve until killed."""
