@@ -115,7 +115,11 @@ class ObjectStore(Protocol):
         ...
 
     def complete_upload(self, upload: UnfinishedUpload, parts: tuple[str, ...], size: int) -> None:
-        """Make the object of its parts, in their order; it is there whole or not at all."""
+        """Make the object of its parts, in their order; it is there whole or not at all.
+
+        If the service has made it of less than the *size* bytes that were sent, it is removed, and a
+        StorageError says so: nobody looks again.
+        """
         ...
 
     def abort_upload(self, upload: UnfinishedUpload) -> None:

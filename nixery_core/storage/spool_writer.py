@@ -145,12 +145,3 @@ class SpoolWriter:
             with suppress(StorageError):
                 upload.abort()
             raise
-        self._check_size(key, spool.size)
-
-    def _check_size(self, key: str, size: int) -> None:
-        info = self._store.stat(key)
-        if info is None or info.size != size:
-            # no storage may show it: a service that lost a part would serve it for ever
-            self._store.delete(key)
-            found = "nothing" if info is None else f"{info.size} bytes"
-            raise StorageError(f"{key}: {size} bytes were sent, and {found} arrived", key=key)

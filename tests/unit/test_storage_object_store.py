@@ -196,9 +196,9 @@ class TestParts:
         assert bucket.requests == ["put"]
 
     def test_large_blob_is_copied_into_place(self, bucket: Bucket, backend: BucketBackend) -> None:
-        """A large blob goes to staging in parts, is looked at, copied with its headers, and unstaged."""
+        """A large blob goes to staging in parts, is copied with its headers, and unstaged."""
         key = write(backend, bytes(LARGE))
-        assert bucket.requests == ["start", "part", "part", "part", "complete", "stat", "copy", "delete"]
+        assert bucket.requests == ["start", "part", "part", "part", "complete", "copy", "delete"]
         assert bucket.headers[key].cache_control == IMMUTABLE
         assert {headers.cache_control for name, headers in bucket.headers.items() if name != key} == {MUTABLE}
 
@@ -255,7 +255,7 @@ class TestParts:
 
 
 class TestFailures:
-    @pytest.mark.parametrize("request_", ["start", "part", "complete", "stat", "copy"])
+    @pytest.mark.parametrize("request_", ["start", "part", "complete", "copy"])
     @pytest.mark.parametrize("error", [StorageError("broken"), KeyboardInterrupt()], ids=["error", "interrupt"])
     def test_nothing_is_left(self, bucket: Bucket, backend: BucketBackend, request_: str, error: BaseException) -> None:
         """Whatever request fails, the error is told and nothing stays, neither object nor upload nor thread."""
@@ -295,14 +295,6 @@ class TestFailures:
         with pytest.raises(StorageError, match="cannot abort"):
             writer.cancel()
         writer.cancel()
-
-    def test_size_is_checked(self, bucket: Bucket, backend: BucketBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What did not arrive whole is not published."""
-        complete = bucket.complete_upload
-        monkeypatch.setattr(bucket, "complete_upload", lambda upload, parts, size: complete(upload, parts[1:], size))
-        with pytest.raises(StorageError, match=f"{LARGE} bytes were sent"):
-            write(backend, bytes(LARGE))
-        assert bucket.objects == {}
 
     def test_writer_dropped_in_an_event_loop(self, bucket: Bucket, backend: BucketBackend) -> None:
         """A writer that is collected where nothing may block is removed by another thread."""
@@ -379,7 +371,7 @@ class TestSpool:
         writer.write(bytes(LARGE))
         assert bucket.requests == []
         writer.commit(Digest.of(bytes(LARGE)))
-        assert sorted(bucket.requests) == ["complete", "part", "part", "part", "start", "stat"]
+        assert sorted(bucket.requests) == ["complete", "part", "part", "part", "start"]
         assert bucket.headers[blob_key(Digest.of(bytes(LARGE)))].cache_control == IMMUTABLE
 
     @pytest.mark.parametrize("request_", ["start", "part", "complete", "put"])
@@ -390,14 +382,6 @@ class TestSpool:
             write(backend, bytes(5 if request_ == "put" else LARGE))
         assert (bucket.objects, bucket.uploads) == ({}, {})
 
-    def test_size_is_checked(self, bucket: Bucket, backend: BucketBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What did not arrive whole does not stay."""
-        complete = bucket.complete_upload
-        monkeypatch.setattr(bucket, "complete_upload", lambda upload, parts, size: complete(upload, parts[1:], size))
-        with pytest.raises(StorageError, match=f"{LARGE} bytes were sent"):
-            write(backend, bytes(LARGE))
-        assert bucket.objects == {}
-
     def test_full_disk(self, backend: BucketBackend, bucket: Bucket, disk: Disk) -> None:
         """Who asked for the file is told that the disk is full, and nothing was sent."""
         disk.free = 20 << 20
@@ -407,8 +391,8 @@ class TestSpool:
 
 
 class TestAuto:
-    STAGED = ("start", "part", "part", "part", "complete", "stat", "copy", "delete")
-    SENT_ONCE = ("start", "part", "part", "part", "complete", "stat")
+    STAGED = ("start", "part", "part", "part", "complete", "copy", "delete")
+    SENT_ONCE = ("start", "part", "part", "part", "complete")
 
     @pytest.fixture
     def backend(self, bucket: Bucket) -> BucketBackend:
@@ -462,7 +446,7 @@ class TestAuto:
         assert self.order(bucket) == sorted((*self.STAGED, "get"))
         assert len(closed) == 1
 
-    @pytest.mark.parametrize("request_", ["start", "part", "complete", "stat", "copy"])
+    @pytest.mark.parametrize("request_", ["start", "part", "complete", "copy"])
     def test_nothing_is_left(self, bucket: Bucket, backend: BucketBackend, disk: Disk, request_: str) -> None:
         """Whatever request fails on the second way, the error is told and nothing stays."""
         disk.free = 12 << 20

@@ -229,17 +229,42 @@ class TestCapabilities:
         assert b"".join(backend.stream(put(backend, data))) == data
         assert lost
 
-    def test_lost_part_is_noticed(self, server, backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A blob of which less arrived than was sent is not published."""
-        complete = store_module.S3Store.complete_upload
+    @pytest.mark.parametrize("large_blobs", ["stage", "spool"])
+    def test_lost_part_is_noticed(self, server, monkeypatch: pytest.MonkeyPatch, large_blobs: str) -> None:
+        """A blob of which less arrived than was sent is not published, and nothing of it stays."""
+        backend = open_backend(f"s3://{server.new_bucket()}/prefix", **server.options, large_blobs=large_blobs)
+        request = store_module.Connection.request
 
-        def forget_one(self, upload, parts, size):
-            complete(self, upload, parts[:-1], size)
+        def forget_one(self, operation, bucket, parameters):
+            if operation == "complete_multipart_upload":
+                parameters["MultipartUpload"]["Parts"].pop()
+            return request(self, operation, bucket, parameters)
 
-        monkeypatch.setattr(store_module.S3Store, "complete_upload", forget_one)
+        monkeypatch.setattr(store_module.Connection, "request", forget_one)
         with pytest.raises(StorageError, match=r"arrived|InvalidPart"):
             put(backend, bytes(LARGE))
         assert list(backend.list("")) == []
+        assert list(backend.list_uploads()) == []
+
+    def test_size_is_looked_up_only_where_the_tag_does_not_tell(
+        self, server, backend: S3Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The tag says of how many parts an object was made; a server of other tags is asked for the size."""
+        request = store_module.Connection.request
+        asked: list[str] = []
+
+        def note(self, operation, bucket, parameters):
+            asked.append(operation)
+            answer = request(self, operation, bucket, parameters)
+            return (
+                {**answer, "ETag": '"of-another-kind"'} if operation.startswith("complete") and other_tags else answer
+            )
+
+        monkeypatch.setattr(store_module.Connection, "request", note)
+        for other_tags in (False, True):
+            asked.clear()
+            put(backend, os.urandom(LARGE))
+            assert ("head_object" in asked) is other_tags
 
 
 class TestUploads:

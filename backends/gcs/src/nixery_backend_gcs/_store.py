@@ -216,8 +216,8 @@ class GcsStore:
         """Check that what arrived is what was sent; the last part has completed the object."""
         with self._lock:
             expected = _base64(self._sums.pop(upload.id))
-        found = self._json("complete upload", upload.key, "GET", self._object(upload.key)).get("crc32c", expected)
-        if found != expected:
+        found = self._json("complete upload", upload.key, "GET", self._object(upload.key))
+        if int(found["size"]) != size or found.get("crc32c", expected) != expected:
             self.delete(upload.key)
             raise StorageError(f"{upload.key} in {self._place.url}: other bytes arrived than were sent", key=upload.key)
 

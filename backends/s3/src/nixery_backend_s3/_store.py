@@ -182,7 +182,7 @@ class S3Store:
         tags = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(parts, 1)]
         with self._mapped(upload.key):
             try:
-                self._again(
+                answer = self._again(
                     "complete upload",
                     upload.key,
                     "complete_multipart_upload",
@@ -197,6 +197,19 @@ class S3Store:
                 info = self.stat(upload.key)
                 if info is None or info.size != size:
                     raise
+                return
+            # the tag of an object that was made of parts ends with their number; to look the size up is dear
+            # where the server hashes the whole object to answer (S3 API, "CompleteMultipartUpload")
+            if str(answer.get("ETag")).strip('"').rpartition("-")[2] != str(len(parts)):
+                self._check_size(upload.key, size)
+
+    def _check_size(self, key: str, size: int) -> None:
+        info = self.stat(key)
+        if info is None or info.size != size:
+            # under its digest it would be served for ever
+            self.delete(key)
+            found = "nothing" if info is None else f"{info.size} bytes"
+            raise StorageError(f"{key} in {self._place.url}: {size} bytes were sent, and {found} arrived", key=key)
 
     def abort_upload(self, upload: UnfinishedUpload) -> None:
         """Remove the parts of an upload; one that is finished or gone is success."""
