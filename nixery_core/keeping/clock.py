@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from nixery_core.storage.backend import Backend, ObjectInfo
+from nixery_core.storage.capabilities import SupportsUploads, UnfinishedUpload
 from nixery_core.storage.keys import clock_key
 
 
@@ -25,6 +27,11 @@ def storage_time(backend: Backend) -> float:
 def is_older(info: ObjectInfo, moment: float) -> bool:
     """Return whether an object was written at *moment* or before; one of unknown age was not."""
     return info.modified is not None and info.modified <= moment
+
+
+def old_uploads(backend: SupportsUploads, moment: float) -> Iterator[UnfinishedUpload]:
+    """Give the uploads that were begun at *moment* or before; one of unknown age was not."""
+    return (each for each in backend.list_uploads() if each.started is not None and each.started <= moment)
 
 
 def was_written_again(before: ObjectInfo, now: ObjectInfo) -> bool:

@@ -9,7 +9,7 @@ from itertools import groupby
 import attrs
 
 from nixery_core.errors import DigestMismatch, InvalidConfig, InvalidDocument, ObjectNotFound
-from nixery_core.keeping.clock import is_older, storage_time, was_written_again
+from nixery_core.keeping.clock import is_older, old_uploads, storage_time, was_written_again
 from nixery_core.keeping.parallel import each
 from nixery_core.keeping.problem import (
     FsckReport,
@@ -261,9 +261,7 @@ class _Check:
     def _uploads(self) -> Iterator[Problem]:
         if not isinstance(self._backend, SupportsUploads):
             return
-        for upload in self._backend.list_uploads():
-            if upload.started is None or upload.started > self._settings.now - self._settings.grace:
-                continue
+        for upload in old_uploads(self._backend, self._settings.now - self._settings.grace):
             if self._settings.repair:
                 self._backend.abort_upload(upload)
             yield Problem(

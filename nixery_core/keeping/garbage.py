@@ -13,7 +13,7 @@ import attrs
 
 from nixery_core.errors import InvalidConfig, InvalidDocument, ObjectNotFound, StorageError
 from nixery_core.keeping.candidates import read_candidates, write_candidates
-from nixery_core.keeping.clock import is_older, storage_time
+from nixery_core.keeping.clock import is_older, old_uploads, storage_time
 from nixery_core.keeping.marks import FoundManifest, Marks, find_manifests
 from nixery_core.keeping.parallel import each
 from nixery_core.keeping.problem import KeepingProgress, ProgressCallback, ignore_progress
@@ -116,36 +116,38 @@ def collect_garbage(
             _remove_dead(backend, now)
             sweeper = stack.enter_context(Sweeper(backend, workers=workers, since=now))
         unfinished = _remove_unfinished(backend, now - UNFINISHED_LIFETIME, dry_run=dry_run)
-        report = _Collection(backend, sweeper, now, grace, keep, workers, on_progress).run()
+        report = _Collection(backend, sweeper, now, grace, keep, workers, on_progress).run(unfinished)
     if not dry_run:
         refresh_index(backend)
-    return attrs.evolve(report, removed_unfinished=unfinished)
+    return report
 
 
 def _remove_dead(backend: Backend, now: float) -> None:
     """Remove what publishers, collectors and registries left that died."""
     lifetimes = {**dict.fromkeys((PINS, SWEEPS, CLOCKS), PIN_LIFETIME), LEASES: LEASE_LIFETIME}
     for prefix, lifetime in lifetimes.items():
-        for info in backend.list(prefix):
-            if is_older(info, now - lifetime):
-                backend.delete(info.key)
+        _remove_old(backend, prefix, now - lifetime, dry_run=False)
 
 
 def _remove_unfinished(backend: Backend, moment: float, *, dry_run: bool) -> int:
     """Remove what has been on its way in since before *moment*; return how much that is."""
+    count = _remove_old(backend, STAGING, moment, dry_run=dry_run)
+    if isinstance(backend, SupportsUploads):
+        for upload in old_uploads(backend, moment):
+            count += 1
+            if not dry_run:
+                backend.abort_upload(upload)
+    return count
+
+
+def _remove_old(backend: Backend, prefix: str, moment: float, *, dry_run: bool) -> int:
+    """Remove what was written under *prefix* at *moment* or before; return how many objects that are."""
     count = 0
-    for info in backend.list(STAGING):
+    for info in backend.list(prefix):
         if is_older(info, moment):
             count += 1
             if not dry_run:
                 backend.delete(info.key)
-    if not isinstance(backend, SupportsUploads):
-        return count
-    for upload in backend.list_uploads():
-        if upload.started is not None and upload.started <= moment:
-            count += 1
-            if not dry_run:
-                backend.abort_upload(upload)
     return count
 
 
@@ -163,7 +165,7 @@ class _Collection:
     # expired images: the keys of their cache entries, and their manifests
     _expired: list[tuple[str, Descriptor]] = attrs.field(factory=list)
 
-    def run(self) -> GcReport:
+    def run(self, unfinished: int) -> GcReport:
         needed = self._mark()
         kept, young, garbage = self._list(needed)
         # an image that was just built has no name yet, and one that just lost its name may be pulled still
@@ -189,7 +191,7 @@ class _Collection:
             removed_blobs=len(removed),
             removed_bytes=sum(info.size for info in removed),
             removed_entries=self._removed_entries,
-            removed_unfinished=0,
+            removed_unfinished=unfinished,
         )
 
     def _mark(self) -> Marks:

@@ -39,6 +39,11 @@ def storage_error(key: str, root: object, error: OSError) -> StorageError:
     return StorageError(message, key=key)
 
 
+def blob_is_over(key: str = "") -> StorageError:
+    """Return the error for whoever goes on with a blob that is committed or cancelled."""
+    return StorageError("the blob is committed or cancelled already", key=key, hint="open another one")
+
+
 def is_full(error: OSError) -> bool:
     """Return whether *error* says that a disk or a quota is full."""
     return error.errno in _FULL

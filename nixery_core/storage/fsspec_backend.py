@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 from nixery_core._redact import redact
 from nixery_core.errors import InvalidConfig, InvalidKey, ObjectNotFound, StorageError
 from nixery_core.model.digest import Digest
-from nixery_core.storage._files import storage_error
+from nixery_core.storage._files import blob_is_over, storage_error
 from nixery_core.storage._filesystems import FileSystems, file_system_type
 from nixery_core.storage._fsspec_errors import NO_CONTAINER, mapped, secrets_of, status_of
 from nixery_core.storage._fsspec_traits import BLOCK, Traits, traits_of
@@ -357,7 +357,7 @@ class FsspecBlobWriter:
 
     def _file(self) -> IO[bytes]:
         if self._spool is None:
-            raise StorageError("the blob is committed or cancelled already", hint="open another one")
+            raise blob_is_over()
         return self._spool
 
     def _close(self) -> None:

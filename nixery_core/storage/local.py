@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from nixery_core.errors import InvalidConfig, ObjectNotFound, StorageError
+from nixery_core.errors import InvalidConfig, ObjectNotFound
 from nixery_core.model.digest import Digest
 from nixery_core.storage import _files
 from nixery_core.storage.backend import BackendRef, ObjectInfo
@@ -241,7 +241,7 @@ class LocalBlobWriter:
 
     def _file(self) -> int:
         if not self._open:
-            raise StorageError("the blob is committed or cancelled already", key=self._key, hint="open another one")
+            raise _files.blob_is_over(self._key)
         if self._fd is None:
             self._fd = _files.create_file(self._path)
             self._discard = weakref.finalize(self, _files.discard, self._fd, self._path, os.getpid())

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from nixery_core.errors import StorageError
 from nixery_core.model.digest import Digest
+from nixery_core.storage._files import blob_is_over
 from nixery_core.storage.keys import blob_key, staging_key
 from nixery_core.storage.object_store import ObjectHeaders, ObjectStore
 from nixery_core.storage.part_upload import FIRST_PART, PartUpload
@@ -83,7 +84,7 @@ class PartWriter:
 
     def _check_open(self) -> None:
         if not self._open:
-            raise StorageError("the blob is committed or cancelled already", hint="open another one")
+            raise blob_is_over()
 
     def _send(self) -> None:
         if self._upload is None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from nixery_core.errors import StorageError
 from nixery_core.model.digest import Digest
-from nixery_core.storage._files import is_full, storage_error
+from nixery_core.storage._files import blob_is_over, is_full, storage_error
 from nixery_core.storage._spool import Spool, has_room
 from nixery_core.storage.keys import blob_key
 from nixery_core.storage.object_store import ObjectHeaders, ObjectStore
@@ -47,11 +47,11 @@ class SpoolWriter:
         self._check_open()
         with memoryview(data).cast("B") as view:
             if self._other is None and self._spool is None and len(self._buffer) + len(view) > FIRST_PART:
-                self._begin_spool()
-            if self._other is None and self._spool is not None:
-                self._append(self._spool, view)
-            elif self._other is not None:
+                self._leave_memory()
+            if self._other is not None:
                 self._other.write(view)
+            elif self._spool is not None:
+                self._append(self._spool, view)
             else:
                 self._buffer += view
 
@@ -85,25 +85,25 @@ class SpoolWriter:
 
     def _check_open(self) -> None:
         if not self._open:
-            raise StorageError("the blob is committed or cancelled already", hint="open another one")
+            raise blob_is_over()
 
-    def _begin_spool(self) -> None:
+    def _leave_memory(self) -> None:
         buffer, self._buffer = self._buffer, bytearray()
-        if self._instead is not None and not has_room():
-            self._other = self._instead()
-            self._other.write(buffer)
-            return
         try:
-            self._spool = Spool()
+            spool = Spool() if self._instead is None or has_room() else None
         except OSError as error:
             if self._instead is None:
                 raise storage_error("a large blob", tempfile.gettempdir(), error) from error
             # no folder for temporary files: a container with a root that cannot be written
+            spool = None
+        if spool is None:
+            assert self._instead is not None
             self._other = self._instead()
             self._other.write(buffer)
             return
-        self._discard = weakref.finalize(self, self._spool.close)
-        self._append(self._spool, memoryview(buffer))
+        self._spool = spool
+        self._discard = weakref.finalize(self, spool.close)
+        self._append(spool, memoryview(buffer))
 
     def _append(self, spool: Spool, view: memoryview) -> None:
         if self._instead is not None and spool.size - self._looked_at >= LOOK_EVERY:
